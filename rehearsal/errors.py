@@ -1,0 +1,16 @@
+"""How a cloud says no."""
+
+
+class CloudError(Exception):
+    """A refusal by a cloud's service.
+
+    `code` is the HTTP status, `reason` the service's own short word
+    (Google: `resourceInUseByAnotherResource`; Cloudflare: its error number),
+    `message` what the service writes to a person.
+    """
+
+    def __init__(self, code: int, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.reason = reason

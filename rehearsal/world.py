@@ -1,0 +1,107 @@
+"""One rehearsal's world: its directory, its clock, its account holder's accounts."""
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from rehearsal import timeline
+from rehearsal.store import Store
+
+
+class Accounts(BaseModel):
+    """What the rehearsing person owns in the two clouds before the first `pulumi up`.
+
+    Written by scripts/rehearse from the stack's configuration into
+    `accounts.json`; whatever is not in it does not exist for the clouds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    projects: dict[str, str]
+    """Google Cloud project id -> project number."""
+    cloudflare_accounts: dict[str, str]
+    """Cloudflare account id -> Access team name."""
+    cloudflare_zones: dict[str, str]
+    """Cloudflare zone id -> domain name. Every zone belongs to every account listed."""
+    cloudflare_tokens: list[str] = []
+    """API tokens that Cloudflare accepts."""
+    hugging_face_tokens: list[str] = []
+    """Tokens that the hub accepts."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Where a rehearsal lives and how fast its clouds' time runs.
+
+    Layout of `directory`:
+        accounts.json        see Accounts
+        clouds.db            the Store
+        ca.pem               certificate authority that the world's clients trust
+        daemon.json          pid, ports: written when the daemon is ready
+        daemon.log
+        timeline.jsonl       see timeline.Event
+        machines/<name>/     one folder a simulated machine: console.log, timeline.jsonl
+    """
+
+    directory: Path
+    speed: float = 60.0
+    """Seconds of life that pass in one second here."""
+    faults: frozenset[str] = field(default=frozenset())
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def store(self) -> Store:
+        """What exists in the clouds."""
+        return Store(self.directory / "clouds.db")
+
+    @property
+    def accounts(self) -> Accounts:
+        """Read at every use: a second stack may bring its accounts while the daemon runs."""
+        return Accounts.model_validate_json((self.directory / "accounts.json").read_text())
+
+    @property
+    def timeline(self) -> Path:
+        """The world's own timeline file."""
+        return self.directory / "timeline.jsonl"
+
+    async def take(self, name: str, life: float) -> None:
+        """Let `life` seconds of cloud time pass, and put them on the timeline under `name`."""
+        start = time.time()
+        await asyncio.sleep(life / self.speed)
+        timeline.record(self.timeline, timeline.Event(name, start, time.time(), life))
+
+    @classmethod
+    def open(cls, directory: Path, speed: float = 60.0) -> Self:
+        """The world in `directory`, made if it is not there."""
+        return cls(directory.resolve(), speed)
+
+
+def client_environment(world: Path, internet_port: int) -> dict[str, str]:
+    """Environment variables that lead any HTTP client (requests, httpx, curl, Go) into the world.
+
+    `SSL_CERT_FILE` replaces the system's authorities on purpose: a rehearsal
+    must not be able to reach the real clouds even by mistake.
+    """
+    ca = str(world / "ca.pem")
+    nowhere = "localhost,127.0.0.1,::1"
+    return {
+        "HTTPS_PROXY": f"http://127.0.0.1:{internet_port}",
+        "NO_PROXY": nowhere,
+        "no_proxy": nowhere,
+        "SSL_CERT_FILE": ca,
+        "REQUESTS_CA_BUNDLE": ca,
+        "CURL_CA_BUNDLE": ca,
+    }
+
+
+def command_environment(world: Path, internet_port: int) -> dict[str, str]:
+    """The environment in which the pulumi-command stand-in runs a command."""
+    return os.environ | client_environment(world, internet_port)
