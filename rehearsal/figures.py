@@ -1,0 +1,33 @@
+"""How long things take in life, in seconds, each figure with its source.
+
+`await world.take("VM create", seconds("VM create"))` lets that much cloud time pass.
+"U" marks a figure that nobody published: an estimate, to be corrected at the first real run.
+"""
+
+from typing import NamedTuple
+
+
+class Figure(NamedTuple):
+    """Seconds in life, and who measured them."""
+
+    seconds: float
+    source: str
+
+
+FIGURES: dict[str, Figure] = {
+    # Google Compute Engine (the instance group)
+    "VM create": Figure(20, "U: PROVISIONING and STAGING of a GPU VM when there is stock"),
+    "VM boot": Figure(
+        60, "U: image with the driver in place; vLLM RFC #41893 says 2-5 min with its installation"
+    ),
+    "VM delete": Figure(30, "U: from shutdown's end until the instance is gone"),
+    "wait for stock": Figure(60, "U: pause of a managed instance group after a failed creation"),
+    # Images, through a remote repository in the region
+    "pull vllm/vllm-openai": Figure(214, "llm-d PR #1902 (2026-06): Llama-3.1-8B on one L4, GKE"),
+    "pull cloudflare/cloudflared": Figure(3, "U: 25 MB"),
+}
+
+
+def seconds(name: str) -> float:
+    """Seconds in life of a named figure. KeyError when there is no such row."""
+    return FIGURES[name].seconds
