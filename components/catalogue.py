@@ -1,0 +1,78 @@
+"""Which GPUs Google rents out that vLLM runs on: in what machine, in which zone, on what terms."""
+
+import csv
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+Provisioning = Literal["spot", "standard", "flex-start"]
+
+
+class Machine(NamedTuple):
+    """A machine type with GPUs. The first row of a GPU and count is what a stack gets by default."""
+
+    gpu: str
+    """Google's accelerator type, such as `nvidia-l4`."""
+    machine_type: str
+    count: int
+    """GPUs in (or, where `attached`, attached to) the machine."""
+    memory_gib: int
+    """Memory of one GPU."""
+    compute_capability: tuple[int, int]
+    """NVIDIA's, (major, minor): what number formats the GPU computes in."""
+    offers: frozenset[Provisioning]
+    """The terms on which Google rents it out."""
+    attached: bool
+    """The GPU is no part of the machine type: the instance must ask for it."""
+    boot_disk: str
+    """A disk type that the machine can boot from."""
+
+
+def _rows(name: str) -> Iterator[dict[str, str]]:
+    with Path(__file__).with_name(name).open(newline="") as file:
+        yield from csv.DictReader(file)
+
+
+def _machine(row: dict[str, str]) -> Machine:
+    major, minor = row["compute_capability"].split(".")
+    terms: dict[str, Provisioning] = {
+        "spot": "spot",
+        "standard": "standard",
+        "flex_start": "flex-start",
+    }
+    return Machine(
+        gpu=row["gpu"],
+        machine_type=row["machine_type"],
+        count=int(row["count"]),
+        memory_gib=int(row["memory_gib"]),
+        compute_capability=(int(major), int(minor)),
+        offers=frozenset(term for column, term in terms.items() if row[column] == "yes"),
+        attached=row["attached"] == "yes",
+        boot_disk=row["boot_disk"],
+    )
+
+
+@cache
+def machines(gpu: str) -> tuple[Machine, ...]:
+    """The machine types with this GPU, smallest count first; none for a GPU that is not offered."""
+    return tuple(_machine(row) for row in _rows("gpus.csv") if row["gpu"] == gpu)
+
+
+@cache
+def gpus() -> tuple[str, ...]:
+    """Every accelerator type in the catalogue."""
+    return tuple(dict.fromkeys(row["gpu"] for row in _rows("gpus.csv")))
+
+
+@cache
+def zones(gpu: str) -> tuple[str, ...]:
+    """Every zone where Google has this GPU."""
+    return tuple(row["zone"] for row in _rows("zones.csv") if row["gpu"] == gpu)
+
+
+@cache
+def regions(gpu: str | None = None) -> tuple[str, ...]:
+    """Every region where Google has this GPU, or any."""
+    rows = (row for row in _rows("zones.csv") if gpu in (None, row["gpu"]))
+    return tuple(dict.fromkeys(row["zone"].rpartition("-")[0] for row in rows))
