@@ -1,4 +1,4 @@
-"""How a cloud says no."""
+"""How a cloud says no, and how the rehearsal does."""
 
 
 class CloudError(Exception):
@@ -14,3 +14,7 @@ class CloudError(Exception):
         self.code = code
         self.message = message
         self.reason = reason
+
+
+class RehearsalError(Exception):
+    """The rehearsal cannot go on; the message says why and what the person can do."""

@@ -1,4 +1,4 @@
-"""What exists in the clouds: one table of resources, on disk, so that a rehearsal survives its daemon."""
+"""What exists in the clouds: one table of resources, on disk, so that it survives the daemon."""
 
 import json
 import sqlite3

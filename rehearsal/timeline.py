@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Event:
-    """One span of work. Times are seconds since the epoch; `life` is seconds it would take in life."""
+    """One span of work, in seconds since the epoch; `life` is how many seconds it takes in life."""
 
     name: str
     start: float

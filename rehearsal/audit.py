@@ -1,0 +1,32 @@
+"""What is left in both clouds: looked at in the clouds themselves, not in Pulumi's state."""
+
+import json
+import sqlite3
+
+from rehearsal.session import Session
+
+LEFT_ON_PURPOSE = ("gcp:projects/service:Service",)
+"""Enabled APIs stay enabled: another stack of the project may need them."""
+
+
+def leftovers(session: Session) -> list[str]:
+    """Everything in the clouds that no standing stack of this session declares, as `type id`.
+
+    What a cloud makes by itself (an instance, a tunnel's connection) counts as
+    left over when no stack stands at all.
+    """
+    declared: set[tuple[str, str]] = set()
+    standing = session.stacks()
+    for stack in standing:
+        exported = session.must(session.pulumi("stack", "export", stack=stack)).stdout
+        for resource in json.loads(exported)["deployment"].get("resources", []):
+            declared.add((resource["type"], resource.get("id", "")))
+    left: list[str] = []
+    with sqlite3.connect(f"file:{session.world / 'clouds.db'}?mode=ro", uri=True) as db:
+        for type_, id_ in db.execute("SELECT type, id FROM resource ORDER BY type, id"):
+            made_by_cloud = not type_.startswith(("gcp:", "cloudflare:index/"))
+            if type_ in LEFT_ON_PURPOSE or (type_, id_) in declared:
+                continue
+            if not (made_by_cloud and standing):
+                left.append(f"{type_} {id_}")
+    return left

@@ -1,0 +1,223 @@
+"""What a rehearsal asks of the endpoint it stood up, as a caller and as a stranger."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import requests
+
+from rehearsal import console
+from rehearsal.session import ROOT, Session
+
+SECRET_VERSION = "gcp:secretmanager/secretVersion:SecretVersion"  # noqa: S105 - a type's name
+TIMEOUT_S = 60.0
+CHAT = "/v1/chat/completions"
+ENGINE_ONLY_PATHS = ("/metrics", "/invocations", "/pause", "/", "/v1/../metrics", "/health")
+APPLICATION = "cloudflare:index/zeroTrustAccessApplication:ZeroTrustAccessApplication"
+SERVICE_TOKEN = "cloudflare:index/zeroTrustAccessServiceToken:ZeroTrustAccessServiceToken"  # noqa: S105 - a type's name
+
+Outcome = tuple[str, bool, str]
+"""A check's name, whether it held, and what was seen."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """One service token."""
+
+    client_id: str
+    client_secret: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The two headers that Access reads."""
+        return {
+            "CF-Access-Client-Id": self.client_id,
+            "CF-Access-Client-Secret": self.client_secret,
+        }
+
+
+class Endpoint:
+    """The endpoint as its stack's outputs describe it, reached as any client reaches it."""
+
+    def __init__(self, session: Session, stack: str) -> None:
+        run = session.must(
+            session.pulumi("stack", "output", "--json", "--show-secrets", stack=stack)
+        )
+        self.outputs: dict[str, Any] = json.loads(run.stdout)
+        if run.log:
+            run.log.unlink()  # it holds the secrets that were asked for
+        self.base_url: str = self.outputs["baseUrl"]
+        self.origin = self.base_url.removesuffix("/v1")
+        self.hostname = self.origin.removeprefix("https://")
+        self.model: str = self.outputs["model"]
+        name = next(iter(self.outputs["clientIds"]))
+        self.credentials = Credentials(
+            self.outputs["clientIds"][name], self.outputs["clientSecrets"][name]
+        )
+        self.environment = session.environment(stack)
+        self._http = requests.Session()
+        self._http.trust_env = False
+        self._http.proxies = {"https": self.environment["HTTPS_PROXY"]}
+        self._http.verify = self.environment["REQUESTS_CA_BUNDLE"]
+
+    def request(
+        self, method: str, path: str, headers: dict[str, str] | None = None
+    ) -> requests.Response:
+        """One request as it is: redirects are not followed, paths are not tidied."""
+        body = self.question if method == "POST" else None
+        prepared = requests.Request(method, self.origin, headers=headers, json=body).prepare()
+        prepared.url = self.origin + path
+        return self._http.send(
+            prepared,
+            allow_redirects=False,
+            timeout=TIMEOUT_S,
+            proxies=self._http.proxies,  # pyright: ignore[reportArgumentType] - the stub wants a MutableMapping of optional
+            verify=self._http.verify,
+        )
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """A short chat request."""
+        message = {"role": "user", "content": "What is this?"}
+        return {"model": self.model, "messages": [message], "max_tokens": 64}
+
+    def console(self, method: str, type_: str = "", id_: str = "", body: Any = None) -> Any:
+        """Look at the clouds, or change them by hand."""
+        path = (
+            f"/resources/{quote(type_, safe='')}/{quote(id_, safe='')}" if type_ else "/resources"
+        )
+        answer = self._http.request(
+            method, f"https://{console.HOST}{path}", json=body, timeout=TIMEOUT_S
+        )
+        answer.raise_for_status()
+        return answer.json()
+
+    @contextmanager
+    def by_hand(self, type_: str, id_: str, body: dict[str, Any] | None) -> Iterator[None]:
+        """Change a cloud's resource behind Pulumi's back (None: delete it), then put it back."""
+        before = next(
+            (r["body"] for r in self.console("GET") if (r["type"], r["id"]) == (type_, id_)), None
+        )
+
+        def make(it: dict[str, Any] | None) -> None:
+            self.console("DELETE" if it is None else "PUT", type_, id_, it)
+
+        make(body)
+        try:
+            yield
+        finally:
+            make(before)
+
+
+def answers(endpoint: Endpoint) -> Iterator[Outcome]:
+    """The endpoint answers ordinary clients."""
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "chat.py"), "What is this?"],
+        env=endpoint.environment
+        | {
+            "OPENAI_BASE_URL": endpoint.base_url,
+            "MODEL": endpoint.model,
+            "CF_ACCESS_CLIENT_ID": endpoint.credentials.client_id,
+            "CF_ACCESS_CLIENT_SECRET": endpoint.credentials.client_secret,
+        },
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    text = run.stdout.strip() if run.returncode == 0 else run.stderr.strip()[-300:]
+    yield "an openai client is answered, streaming", run.returncode == 0 and bool(text), text
+
+    headers = "\n".join(f"{key}: {value}" for key, value in endpoint.credentials.headers.items())
+    curl = subprocess.run(
+        [
+            *("curl", "-sS", "--fail-with-body", f"{endpoint.origin}{CHAT}", "-H", "@-"),
+            *("-H", "Content-Type: application/json", "-d", json.dumps(endpoint.question)),
+        ],
+        env=endpoint.environment,
+        input=headers,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    try:
+        said = json.loads(curl.stdout)["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError):
+        said = ""
+    yield "curl is answered", bool(said), said.strip() or (curl.stderr or curl.stdout)[-300:]
+
+
+def consumer_has_it(endpoint: Endpoint) -> Iterator[Outcome]:
+    """The other team's Secret Manager holds what its app needs."""
+    stored = {
+        row["body"].get("secretData")
+        for row in endpoint.console("GET")
+        if row["type"] == SECRET_VERSION
+    }
+    for what, value in (
+        ("base URL", endpoint.base_url),
+        ("model", endpoint.model),
+        ("client id", endpoint.credentials.client_id),
+        ("client secret", endpoint.credentials.client_secret),
+    ):
+        yield f"the consumer stack stored the {what} in its Secret Manager", value in stored, ""
+
+
+def refusals(endpoint: Endpoint) -> Iterator[Outcome]:
+    """Whoever should not get in does not, and is told so as the real services tell it."""
+    right = endpoint.credentials
+
+    def refused(who: str, credentials: Credentials | None) -> Outcome:
+        answer = endpoint.request("POST", CHAT, credentials.headers if credentials else {})
+        ok = answer.status_code in (401, 403) and _is_json(answer)
+        return f"{who} is refused, in JSON", ok, _seen(answer)
+
+    yield refused("a caller without a token", None)
+    yield refused("a wrong secret", Credentials(right.client_id, "0" * 64))
+
+    resources = endpoint.console("GET")
+    own, token = next(
+        (row["id"], row["body"])
+        for row in resources
+        if row["type"] == SERVICE_TOKEN and row["body"]["clientId"] == right.client_id
+    )
+    with endpoint.by_hand(SERVICE_TOKEN, own, token | {"expiresAt": "2020-01-01T00:00:00Z"}):
+        yield refused("an expired token", right)
+    foreign = Credentials(f"{'f' * 32}.access", "e" * 64)
+    body = token | {"clientId": foreign.client_id, "clientSecret": foreign.client_secret}
+    with endpoint.by_hand(SERVICE_TOKEN, "foreign", body | {"id": "foreign"}):
+        yield refused("a token that is not of this application", foreign)
+
+    for path in ENGINE_ONLY_PATHS:
+        method = "POST" if path in ("/invocations", "/pause") else "GET"
+        answer = endpoint.request(method, path, right.headers)
+        name = f"{method} {path} is not there, even with a token"
+        yield name, answer.status_code == 404, _seen(answer)
+
+    guard = next(
+        row["id"]
+        for row in resources
+        if row["type"] == APPLICATION and row["body"].get("domain") == endpoint.hostname
+    )
+    with endpoint.by_hand(APPLICATION, guard, None):
+        answer = endpoint.request("POST", CHAT, right.headers)
+        name = "with the Access application deleted by hand, cloudflared itself refuses"
+        yield name, answer.status_code == 403, _seen(answer)
+
+
+def _seen(answer: requests.Response) -> str:
+    return f"{answer.status_code} {answer.text[:80]!r}"
+
+
+def _is_json(answer: requests.Response) -> bool:
+    try:
+        json.loads(answer.text)
+    except ValueError:
+        return False
+    return "html" not in answer.headers.get("Content-Type", "")

@@ -1,0 +1,300 @@
+"""One rehearsal of this machine's user: its folder, its daemon, its Pulumi."""
+
+import ctypes
+import json
+import os
+import secrets
+import shutil
+import signal
+import string
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rehearsal import engine_run, timeline
+from rehearsal.errors import RehearsalError
+from rehearsal.progress import Progress
+from rehearsal.timeline import Event
+from rehearsal.world import Accounts, client_environment
+
+ROOT = Path(__file__).parent.parent
+PASSPHRASE = "rehearsal"  # noqa: S105 - protects throw-away state from nobody
+PR_SET_PDEATHSIG = 1
+START_DEADLINE_S = 30.0
+STOP_DEADLINE_S = 15.0
+
+
+@dataclass(frozen=True)
+class Project:
+    """A Pulumi program of this repository: where it is and what it is called."""
+
+    name: str
+    directory: Path
+
+
+ENDPOINT = Project("llm-endpoint", ROOT)
+CONSUMER = Project("llm-endpoint-consumer", ROOT / "examples" / "consumer")
+
+
+class Session:
+    """A folder that holds a world, a Pulumi home, a state backend and stack files of its own.
+
+    The user's own logins, stacks and stack files are read, never written.
+    """
+
+    def __init__(self, home: Path, progress: Progress | None = None) -> None:
+        self.home = home
+        self.world = home / "world"
+        self.logs = home / "logs"
+        self.progress = progress
+        self._runs = 0
+        for folder in (self.world, self.logs, home / "backend", home / "pulumi"):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    # --- the daemon ---------------------------------------------------------------------------
+
+    @property
+    def daemon(self) -> dict[str, Any] | None:
+        """The running daemon's pid and ports, or None."""
+        try:
+            found = json.loads((self.world / "daemon.json").read_text())
+            os.kill(found["pid"], 0)
+        except (OSError, ValueError):
+            return None
+        return found
+
+    def start_daemon(self, speed: float, *, outlives_us: bool, gguf: Path | None = None) -> None:
+        """Start the process that plays both clouds and wait until it is ready.
+
+        With `outlives_us` false it dies with this process, whatever kills it.
+        Raises RehearsalError with the end of the daemon's log when it does not start.
+        """
+        if self.daemon is not None:
+            return
+        (self.world / "daemon.json").unlink(missing_ok=True)
+        command = [sys.executable, "-m", "rehearsal.daemon", "--world", str(self.world)]
+        command += ["--speed", str(speed)]
+        command += ["--gguf", str(gguf)] if gguf else []
+        with (self.world / "daemon.log").open("a") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=None if outlives_us else partial(_die_with_parent, os.getpid()),
+            )
+        deadline = time.monotonic() + START_DEADLINE_S
+        while self.daemon is None:
+            if process.poll() is not None or time.monotonic() > deadline:
+                tail = "\n".join((self.world / "daemon.log").read_text().splitlines()[-8:])
+                process.kill()
+                raise RehearsalError(f"The rehearsal's clouds did not start:\n{tail}")
+            time.sleep(0.05)
+
+    def stop_daemon(self) -> None:
+        """Stop the clouds and every machine in them; no error when they are not running."""
+        found = self.daemon
+        if found is None:
+            return
+        os.kill(found["pid"], signal.SIGTERM)
+        deadline = time.monotonic() + STOP_DEADLINE_S
+        while self.daemon is not None and time.monotonic() < deadline:
+            _reap(found["pid"])
+            time.sleep(0.05)
+        if self.daemon is not None:
+            os.kill(found["pid"], signal.SIGKILL)
+        (self.world / "daemon.json").unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Stop the clouds and remove every file of this session."""
+        self.stop_daemon()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    # --- environment --------------------------------------------------------------------------
+
+    def exports(self, stack: str) -> dict[str, str]:
+        """Environment variables that lead plain `pulumi`, curl and Python clients here."""
+        found = self.daemon
+        if found is None:
+            raise RehearsalError(
+                "The rehearsal's clouds are not running: ./scripts/rehearse --keep"
+            )
+        engine = os.environ["LLM_ENDPOINT_ENGINE_BIN"]
+        path = [str(ROOT / "rehearsal" / "bin"), str(ROOT / ".venv" / "bin"), engine]
+        ports = ",".join(f"{name}:{port}" for name, port in sorted(found["providers"].items()))
+        return {
+            "PATH": os.pathsep.join([*path, os.environ["PATH"]]),
+            "LLM_ENDPOINT_PULUMI": str(Path(engine) / "pulumi"),
+            "LLM_ENDPOINT_REHEARSAL": str(self.home),
+            "PULUMI_HOME": str(self.home / "pulumi"),
+            "PULUMI_BACKEND_URL": f"file://{self.home / 'backend'}",
+            "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE,
+            "PULUMI_SKIP_UPDATE_CHECK": "1",
+            "PULUMI_DEBUG_PROVIDERS": ports,
+            "PULUMI_STACK": stack,
+            **client_environment(self.world, found["internet"]),
+        }
+
+    def environment(self, stack: str) -> dict[str, str]:
+        """This process's environment and the exports, without the user's own Pulumi settings."""
+        own = {k: v for k, v in os.environ.items() if not k.startswith("PULUMI_")}
+        return own | self.exports(stack)
+
+    # --- Pulumi -------------------------------------------------------------------------------
+
+    def pulumi(
+        self,
+        *arguments: str,
+        stack: str,
+        project: Project = ENDPOINT,
+        stdin: str | None = None,
+        log: str | None = None,
+    ) -> engine_run.Run:
+        """Run the CLI in a project's folder; the log lands in `logs/`."""
+        self._runs += 1
+        name = log or "-".join(argument for argument in arguments[:2] if argument.isalpha())
+        return engine_run.run(
+            arguments,
+            environment=self.environment(stack),
+            cwd=project.directory,
+            log=self.logs / f"{stack}-{time.time_ns() // 10**6}-{self._runs:02d}-{name}.log",
+            progress=self.progress,
+            stdin=stdin,
+        )
+
+    def must(self, run: engine_run.Run) -> engine_run.Run:
+        """The run, if it succeeded. Raises RehearsalError with the end of its output otherwise."""
+        if not run.ok:
+            tail = "\n".join(run.stdout.strip().splitlines()[-40:])
+            raise RehearsalError(f"{tail}\n\n(the whole output: {run.log})")
+        return run
+
+    def stacks(self, project: Project = ENDPOINT) -> list[str]:
+        """Stacks of a project that stand in this session's backend."""
+        folder = self.home / "backend" / ".pulumi" / "stacks" / project.name
+        return sorted(path.stem for path in folder.glob("*.json"))
+
+    def stack_file(self, project: Project, stack: str) -> Path:
+        """The stack's configuration as the rehearsal uses it; the committed file is left alone."""
+        return self.home / "stacks" / project.name / f"Pulumi.{stack}.yaml"
+
+    def timeline(self) -> list[Event]:
+        """What happened in both clouds and in the machines, by start."""
+        return timeline.read(
+            self.world / "timeline.jsonl", *(self.world / "machines").glob("*/timeline.jsonl")
+        )
+
+    def own(self, stack: str) -> Accounts:
+        """Give the rehearsing person, in the clouds, what the stack's configuration says is theirs.
+
+        Raises RehearsalError when there is no such stack file.
+        """
+        source = ENDPOINT.directory / f"Pulumi.{stack}.yaml"
+        if not source.exists():
+            known = sorted(path.name.split(".")[1] for path in ROOT.glob("Pulumi.*.yaml"))
+            raise RehearsalError(
+                f"--stack {stack}: there is no {source.name} here; stacks are: {', '.join(known)}"
+            )
+        return self._own(_plain_config(source))
+
+    def prepare_stack(self, stack: str) -> None:
+        """Make the stack and its file here, from the committed one, with secrets of our own."""
+        config = _plain_config(ENDPOINT.directory / f"Pulumi.{stack}.yaml")
+        accounts = self.own(stack)
+        self._write_stack_file(ENDPOINT, stack, config)
+        if stack not in self.stacks():
+            self.must(self.pulumi("stack", "init", stack, stack=stack))
+        for key, value in (
+            ("cloudflare:apiToken", accounts.cloudflare_tokens[0]),
+            ("llm-endpoint:huggingFaceToken", accounts.hugging_face_tokens[0]),
+        ):
+            self.must(self.pulumi("config", "set", "--secret", key, stack=stack, stdin=value))
+
+    def prepare_consumer(self, stack: str) -> None:
+        """Make the consumer example's stack, which reads the endpoint's stack of the same name."""
+        config = _plain_config(ENDPOINT.directory / f"Pulumi.{stack}.yaml")
+        merged = {key: config[key] for key in ("gcp:project", "gcp:region") if key in config}
+        merged |= {
+            f"{CONSUMER.name}:endpointStack": f"organization/{ENDPOINT.name}/{stack}",
+            f"{CONSUMER.name}:consumer": config["llm-endpoint:consumers"][0],
+        }
+        self._write_stack_file(CONSUMER, stack, merged)
+        self.must(self.pulumi("stack", "init", stack, stack=stack, project=CONSUMER))
+
+    def _write_stack_file(self, project: Project, stack: str, config: dict[str, Any]) -> None:
+        path = self.stack_file(project, stack)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        salt = {}
+        if path.exists():  # a kept stack: its state is encrypted under this salt
+            salt = {
+                "encryptionsalt": (yaml.safe_load(path.read_text()) or {}).get("encryptionsalt")
+            }
+        path.write_text(yaml.safe_dump({**{k: v for k, v in salt.items() if v}, "config": config}))
+
+    def _own(self, config: dict[str, Any]) -> Accounts:
+        """Give the rehearsing person what the stack's configuration says is theirs."""
+        path = self.world / "accounts.json"
+        before = (
+            Accounts.model_validate_json(path.read_text())
+            if path.exists()
+            else Accounts(
+                projects={},
+                cloudflare_accounts={},
+                cloudflare_zones={},
+                cloudflare_tokens=[_random(40)],
+                hugging_face_tokens=[f"hf_{_random(34)}"],
+            )
+        )
+
+        def key(name: str) -> str:
+            return str(config.get(f"llm-endpoint:{name}", ""))
+
+        project = str(config.get("gcp:project", ""))
+        after = before.model_copy(
+            update={
+                "projects": {project: str(10**11 + sum(project.encode()))} | before.projects,
+                "cloudflare_accounts": before.cloudflare_accounts
+                | {key("cloudflareAccountId"): key("accessTeamName")},
+                "cloudflare_zones": before.cloudflare_zones
+                | {key("cloudflareZoneId"): key("cloudflareZoneName")},
+            }
+        )
+        path.write_text(after.model_dump_json(indent=2))
+        path.chmod(0o600)
+        return after
+
+
+def _plain_config(stack_file: Path) -> dict[str, Any]:
+    """A stack file's configuration without what only its owner can decrypt."""
+    document = yaml.safe_load(stack_file.read_text()) or {}
+    config: dict[str, Any] = document.get("config") or {}
+    return {
+        key: value
+        for key, value in config.items()
+        if not (isinstance(value, dict) and "secure" in value)
+    }
+
+
+def _random(length: int) -> str:
+    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(length))
+
+
+def _die_with_parent(parent: int) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return
