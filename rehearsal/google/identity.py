@@ -1,4 +1,4 @@
-"""Who calls and what they may do: service accounts' access tokens, and IAM computed from bindings."""
+"""Who calls and what they may do: service accounts' access tokens, and IAM from its bindings."""
 
 import base64
 import binascii
@@ -26,7 +26,7 @@ ROLES: dict[str, frozenset[str]] = {
         {"artifactregistry.repositories.downloadArtifacts", "secretmanager.versions.access"}
     ),
 }
-"""Role -> those of its permissions that something here asks for. A role not listed grants nothing."""
+"""Role -> those of its permissions that something here asks for. Others grant nothing here."""
 
 BINDINGS = {
     "gcp:projects/iAMMember:IAMMember": "projects/{project}",
@@ -64,7 +64,7 @@ class Identity:
         self._tokens: dict[str, tuple[Caller, float]] = {}
 
     def mint(self, email: str, scopes: Iterable[str]) -> tuple[str, int]:
-        """A new access token and its lifetime in seconds. CloudError 404 without such an account."""
+        """A new access token and its lifetime in seconds. CloudError 404 for an unknown account."""
         if not self._exists(email):
             raise CloudError(404, f"Service account {email} does not exist.", "NOT_FOUND")
         token = "ya29." + secrets.token_urlsafe(96)
@@ -85,7 +85,7 @@ class Identity:
         return known
 
     def allowed(self, caller: Caller, permission: str, resource: str) -> bool:
-        """Whether a binding gives `caller` the permission on `resource` (`projects/P/secrets/S`)."""
+        """Whether a binding gives the permission on `resource`, such as `projects/P/secrets/S`."""
         members = {f"serviceAccount:{caller.email}", "allAuthenticatedUsers", "allUsers"}
         for type, place in BINDINGS.items():
             for body in self._store.all(type).values():

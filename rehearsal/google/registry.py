@@ -1,4 +1,4 @@
-"""*.pkg.dev: an Artifact Registry remote repository that reaches Docker Hub, as `docker pull` sees it."""
+"""*.pkg.dev: Artifact Registry's remote repositories of Docker Hub, as `docker pull` sees them."""
 
 import hashlib
 import json
@@ -21,10 +21,11 @@ _VLLM = (
     "0.20.0 0.20.1 0.20.2 0.21.0 0.22.0 0.22.1 0.23.0 0.24.0 0.25.0 0.25.1 0.26.0 0.27.0 0.27.1"
     " 0.28.0 0.29.0 0.30.0 0.31.0 0.32.0 0.33.0"
 )
+_CLOUDFLARED = "2026.7.2 2026.8.0 2026.8.2 latest"
 DOCKER_HUB: dict[str, tuple[int, frozenset[str]]] = {
     # vLLM: releases on PyPI of 2026-11-22; size U. cloudflared: tags in its release notes.
     "vllm/vllm-openai": (10_000_000_000, frozenset(f"v{it}" for it in _VLLM.split()) | {"latest"}),
-    "cloudflare/cloudflared": (25_000_000, frozenset("2026.7.2 2026.8.0 2026.8.2 latest".split())),
+    "cloudflare/cloudflared": (25_000_000, frozenset(_CLOUDFLARED.split())),
 }
 """Image -> its compressed size in bytes and its tags upstream. Others do not exist."""
 
@@ -82,7 +83,9 @@ class Registry:
     def _authorize(self, caller: Caller, name: str) -> None:
         permitted = self._identity.allowed(caller, _PERMISSION, name)
         if not permitted or CLOUD_PLATFORM not in caller.scopes:
-            message = f'Permission "{_PERMISSION}" denied on resource "{name}" (or it may not exist)'
+            message = (
+                f'Permission "{_PERMISSION}" denied on resource "{name}" (or it may not exist)'
+            )
             raise CloudError(403, message, "DENIED")
 
     def _upstream(self, name: str) -> bool:
@@ -97,9 +100,10 @@ class Registry:
 
 
 def _manifest(docker_hub: bool, path: str, image: str, reference: str) -> web.Response:
-    size, tags = DOCKER_HUB.get(image, (0, frozenset[str]())) if docker_hub else (0, frozenset())
+    size, tags = DOCKER_HUB.get(image, (0, frozenset[str]()))
     # Which digests exist cannot be known here, so any well-formed one does.
-    if not size or not (reference in tags or _DIGEST.fullmatch(reference)):
+    known = size and (reference in tags or _DIGEST.fullmatch(reference))
+    if not docker_hub or not known:
         message = f'Failed to fetch "{reference}" from request "{path}".'
         raise CloudError(404, message, "MANIFEST_UNKNOWN")
     media = "application/vnd.oci.image.manifest.v1+json"
