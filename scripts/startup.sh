@@ -1,0 +1,380 @@
+#!/bin/bash
+# Turns a GPU machine into an endpoint: an inference engine and the tunnel that leads to it.
+#
+# Runs as root at every boot (Google's guest agent starts it) and may be run again at any time: what
+# has not changed is left alone. Needs an image with the NVIDIA driver, Docker and the NVIDIA
+# container toolkit in place (a Deep Learning VM image has them); nothing is installed or compiled.
+#
+# Values come from instance metadata and are data here: they go into files, and from files into
+# arguments, never into a line of shell or a unit file. Secrets come from Secret Manager with the
+# machine's own token, into files on tmpfs that only root may read; never into an argument, an
+# environment variable or a log.
+#
+# Metadata it reads:
+#   engine-image, engine-args (one a line), engine-env (KEY=VALUE a line), engine-port,
+#   engine-health-path, cloudflared-image, tunnel-token-secret, shutdown-timeout (seconds), revision
+#   and optionally hugging-face-token-secret; secrets by the full name of a version.
+#
+# Every phase ends with one line: llm-endpoint phase=NAME seconds=N.N status=ok|failed
+
+set -euo pipefail
+umask 077
+export LC_ALL=C # one spelling of messages and of EPOCHREALTIME
+
+readonly METADATA=http://metadata.google.internal/computeMetadata/v1
+readonly RUN=/run/llm-endpoint # tmpfs: nothing of it is left on the disk or after a reboot
+readonly CACHE=/var/lib/llm-endpoint/cache # weights and compiled kernels: worth keeping
+
+say() { printf 'llm-endpoint %s\n' "$*"; }
+die() {
+  printf 'llm-endpoint error: %s\n' "$*" >&2
+  exit 1
+}
+
+# phase NAME COMMAND...: runs the command in a shell of its own and says how long it took.
+phase() {
+  local name=$1 start=${EPOCHREALTIME/./} code=0 tenths
+  shift
+  # In the background, because bash would ignore `set -e` inside a command that is tested with ||.
+  "$@" &
+  wait $! || code=$?
+  tenths=$(((${EPOCHREALTIME/./} - start) / 100000))
+  say "phase=$name seconds=$((tenths / 10)).$((tenths % 10)) status=$( ((code)) && echo failed || echo ok)"
+  return "$code"
+}
+
+# together PID...: waits for all of them; fails when one did.
+together() {
+  local pid code=0
+  for pid; do wait "$pid" || code=1; done
+  return "$code"
+}
+
+# retry COMMAND...: again for about five minutes, while it returns 75 (EX_TEMPFAIL): a role that was
+# granted a moment ago may not have reached every service.
+retry() {
+  local code=0 pause
+  for pause in 2 5 10 20 30 30 30 30 30 30 30 30 0; do
+    code=0
+    "$@" || code=$?
+    ((code == 75 && pause)) || return "$code"
+    sleep "$pause"
+  done
+}
+
+# fetch OUTPUT CURL-OPTION...: prints the HTTP status; the body goes to OUTPUT.
+fetch() {
+  local output=$1
+  shift
+  curl --silent --show-error --output "$output" --write-out '%{http_code}' \
+    --connect-timeout 5 --max-time 30 --retry 8 --retry-connrefused "$@"
+}
+
+# metadata PATH OUTPUT: the value as it is, byte for byte; returns 1 when there is no such key.
+metadata() {
+  local status
+  status=$(fetch "$2" --header 'Metadata-Flavor: Google' "$METADATA/$1") ||
+    die "the metadata server did not answer for $1: is this a Google Compute Engine machine?"
+  case $status in
+    200) ;;
+    404)
+      rm --force "$2"
+      return 1
+      ;;
+    *) die "the metadata server answered $status for $1" ;;
+  esac
+}
+
+# attribute KEY OUTPUT: an instance attribute that must be there.
+attribute() {
+  metadata "instance/attributes/$1" "$2" ||
+    die "instance metadata has no '$1': it is set by the program that made this machine, run it again"
+}
+
+# number FILE KEY: dies unless the file holds a whole number.
+number() {
+  [[ $(<"$1") =~ ^[0-9]{1,5}$ ]] ||
+    die "instance metadata '$2' is '$(<"$1")': expected a whole number"
+}
+
+# access_token: the machine's own token, on standard output.
+access_token() {
+  local file=$RUN/access-token.$BASHPID
+  metadata instance/service-accounts/default/token "$file" ||
+    die "this machine has no service account: the instance template must name one"
+  sed --quiet 's/.*"access_token" *: *"\([^"]*\)".*/\1/p' "$file"
+  rm --force "$file"
+}
+
+# secret VERSION OUTPUT: the payload of a secret's version.
+secret() {
+  local status
+  # The header goes through a pipe: an argument could be read in the process list.
+  status=$(access_token | sed 's/^/Authorization: Bearer /' |
+    fetch "$2.json" --header @- "https://secretmanager.googleapis.com/v1/$1:access") ||
+    die "Secret Manager did not answer for $1: is Private Google Access on for this subnet?"
+  if [[ $status != 200 ]]; then
+    printf 'Secret Manager answered %s for %s: %s\n' "$status" "$1" \
+      "$(sed --quiet 's/.*"message" *: *"\(.*\)",\{0,1\}$/\1/p' "$2.json")" >&2
+    rm --force "$2.json"
+    [[ $status == 403 ]] && return 75
+    die "the secret could not be read: this machine's service account needs" \
+      "roles/secretmanager.secretAccessor on it, and the version must be enabled"
+  fi
+  sed --quiet 's/.*"data" *: *"\([^"]*\)".*/\1/p' "$2.json" | base64 --decode >"$2" ||
+    die "Secret Manager's answer for $1 could not be read"
+  rm --force "$2.json"
+  chmod 0400 "$2"
+}
+
+fetch_secret() {
+  retry secret "$@" ||
+    die "no access to $1 after five minutes: this machine's service account needs" \
+      "roles/secretmanager.secretAccessor on it"
+}
+
+# pull IMAGE: from Artifact Registry as the machine itself, from any other registry as anyone.
+pull() {
+  local host=${1%%/*} log=$DOCKER_CONFIG/log
+  if [[ $host == *-docker.pkg.dev ]]; then
+    access_token |
+      docker login --username oauth2accesstoken --password-stdin "https://$host" >"$log" 2>&1 ||
+      pull_failed "$log" || return
+  fi
+  docker pull --quiet "$1" >"$log" 2>&1 || pull_failed "$log"
+}
+
+# pull_failed LOG: shows what docker said; returns 1 when there is no point in trying again, else 75.
+pull_failed() {
+  cat "$1" >&2
+  ! grep --quiet --ignore-case 'not found\|manifest unknown\|name unknown\|invalid reference' "$1" ||
+    return 1
+  return 75
+}
+
+pull_image() {
+  docker image inspect "$1" >/dev/null 2>&1 && return
+  # On tmpfs, for `docker login` writes the credential down.
+  DOCKER_CONFIG=$(mktemp --directory "$RUN/docker.XXXXXX")
+  export DOCKER_CONFIG
+  retry pull "$1" || die "the image $1 could not be pulled: it must exist upstream, and this" \
+    "machine's service account needs roles/artifactregistry.reader on the repository"
+  rm --recursive --force "$DOCKER_CONFIG"
+}
+
+# Waits for the driver, which a first boot may still be loading.
+gpu() {
+  local attempt
+  for attempt in {1..60}; do
+    if nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader \
+      >"$RUN/gpu" 2>&1; then
+      while read -r line; do say "gpu: $line"; done <"$RUN/gpu"
+      return 0
+    fi
+    ((attempt < 60)) && sleep 2
+  done
+  die "nvidia-smi says: $(<"$RUN/gpu"). The driver must be in the image: set bootImage to one that" \
+    "has it (and check that the machine type has a GPU)"
+}
+
+# service UNIT: takes what was prepared in UNIT.new into use; restarts only what has changed.
+service() {
+  local unit=$1
+  if diff --recursive --brief "$RUN/$unit.new" "$RUN/$unit" >/dev/null 2>&1; then
+    rm --recursive --force "$RUN/$unit.new"
+    systemctl start --no-block "$unit.service"
+    return
+  fi
+  rm --recursive --force "${RUN:?}/$unit"
+  mv "$RUN/$unit.new" "$RUN/$unit"
+  # /run, not /etc: after a reboot a unit is there again only when this script has prepared it.
+  install --mode=0644 "$RUN/$unit/unit" "/run/systemd/system/$unit.service"
+  systemctl daemon-reload
+  systemctl restart --no-block "$unit.service" # its ExecStartPost ends when the engine is ready
+}
+
+# prepare_*: what a unit needs, in a folder of its own. The heredocs are quoted: nothing of the
+# metadata is ever text in them.
+
+prepare_engine() {
+  local new=$RUN/llm-endpoint-engine.new
+  attribute engine-image "$new/image"
+  attribute engine-args "$new/args"
+  attribute engine-env "$new/env"
+  attribute engine-port "$new/port"
+  attribute engine-health-path "$new/health-path"
+  attribute shutdown-timeout "$new/shutdown-timeout"
+  number "$new/port" engine-port
+  number "$new/shutdown-timeout" shutdown-timeout
+  cat >"$new/unit" <<'UNIT'
+[Unit]
+Description=Inference engine of the LLM endpoint
+After=docker.service network-online.target
+Wants=network-online.target
+Requires=docker.service
+StartLimitIntervalSec=0
+
+[Service]
+ExecStartPre=-/bin/bash -c 'exec docker rm --force llm-endpoint-engine 2>/dev/null'
+ExecStart=/bin/bash /run/llm-endpoint/llm-endpoint-engine/start
+ExecStartPost=/bin/bash /run/llm-endpoint/llm-endpoint-engine/wait-until-ready
+ExecStop=/bin/bash /run/llm-endpoint/llm-endpoint-engine/stop
+# Loading a model may take most of an hour; docker's own time limit ends a stop.
+TimeoutStartSec=infinity
+TimeoutStopSec=infinity
+Restart=always
+RestartSec=5
+RestartSteps=5
+RestartMaxDelaySec=300
+StandardOutput=journal+console
+StandardError=journal+console
+UNIT
+  cat >"$new/start" <<'START'
+set -euo pipefail
+cd /run/llm-endpoint/llm-endpoint-engine
+mapfile -t arguments <args
+token=()
+if [[ -e hugging-face-token ]]; then
+  token=(--volume "$PWD/hugging-face-token:/run/secrets/hugging-face-token:ro")
+fi
+# --ipc=host: PyTorch shares tensors between processes, Docker's 64 MB are not enough for that.
+# --network=host: Google's health checks reach the engine, and cloudflared does by loopback.
+# --log-driver=none: the journal has the output; a copy would only fill the disk.
+exec docker run --rm --name=llm-endpoint-engine --pull=never --gpus=all --ipc=host --network=host \
+  --security-opt=no-new-privileges --log-driver=none --env-file=env \
+  --volume=/var/lib/llm-endpoint/cache:/root/.cache "${token[@]}" "$(<image)" "${arguments[@]}"
+START
+  cat >"$new/wait-until-ready" <<'READY'
+set -euo pipefail
+cd /run/llm-endpoint/llm-endpoint-engine
+start=${EPOCHREALTIME/./}
+until curl --silent --fail --output /dev/null --max-time 5 \
+  "http://127.0.0.1:$(<port)$(<health-path)"; do
+  kill -0 "$MAINPID" 2>/dev/null || exit 1 # systemd would wait for this script for ever
+  sleep 5
+done
+tenths=$(((${EPOCHREALTIME/./} - start) / 100000))
+echo "llm-endpoint phase=engine-ready seconds=$((tenths / 10)).$((tenths % 10)) status=ok"
+READY
+  cat >"$new/stop" <<'STOP'
+set -euo pipefail
+cd /run/llm-endpoint/llm-endpoint-engine
+# Longer than the engine takes to finish the requests in flight, or docker would kill it over them.
+exec docker stop -t "$(($(<shutdown-timeout) + 5))" llm-endpoint-engine
+STOP
+}
+
+prepare_tunnel() {
+  local new=$RUN/cloudflared.new
+  attribute cloudflared-image "$new/image"
+  attribute shutdown-timeout "$new/shutdown-timeout"
+  number "$new/shutdown-timeout" shutdown-timeout
+  cat >"$new/unit" <<'UNIT'
+[Unit]
+Description=Cloudflare Tunnel of the LLM endpoint
+After=docker.service network-online.target
+Wants=network-online.target
+Requires=docker.service
+StartLimitIntervalSec=0
+
+[Service]
+ExecStartPre=-/bin/bash -c 'exec docker rm --force cloudflared 2>/dev/null'
+ExecStart=/bin/bash /run/llm-endpoint/cloudflared/start
+ExecStop=/bin/bash /run/llm-endpoint/cloudflared/stop
+TimeoutStopSec=infinity
+Restart=always
+RestartSec=5
+RestartSteps=5
+RestartMaxDelaySec=60
+StandardOutput=journal+console
+StandardError=journal+console
+UNIT
+  cat >"$new/start" <<'START'
+set -euo pipefail
+cd /run/llm-endpoint/cloudflared
+grace=$(<shutdown-timeout)
+((grace <= 180)) || grace=180 # cloudflared takes no more than three minutes
+# --user=0:0: the image's own user (65532) could not read a file that only root may read. Root
+# without a single capability, on a read-only file system, can do no more than that user.
+exec docker run --rm --name=cloudflared --pull=never --network=host \
+  --user=0:0 --cap-drop=ALL --read-only --security-opt=no-new-privileges --log-driver=none \
+  --volume="$PWD/token:/run/secrets/tunnel-token:ro" "$(<image)" \
+  tunnel --metrics=127.0.0.1:20241 --grace-period="${grace}s" run \
+  --token-file=/run/secrets/tunnel-token
+START
+  cat >"$new/stop" <<'STOP'
+set -euo pipefail
+cd /run/llm-endpoint/cloudflared
+exec docker stop -t "$(($(<shutdown-timeout) + 5))" cloudflared
+STOP
+}
+
+prepare() {
+  local command
+  for command in curl base64 sed diff docker nvidia-smi systemctl; do
+    command -v "$command" >/dev/null || die "this image has no '$command': set bootImage to one with" \
+      "the NVIDIA driver, Docker and the NVIDIA container toolkit, such as a Deep Learning VM image"
+  done
+  command -v nvidia-ctk nvidia-container-runtime-hook >/dev/null ||
+    die "this image has no NVIDIA container toolkit: set bootImage to one that has it"
+  systemctl start docker.service || die "Docker does not start: see journalctl --unit=docker"
+  rm --recursive --force "$RUN"/*.new "$RUN"/docker.*
+  mkdir --parents "$RUN"/{llm-endpoint-engine,cloudflared}.new /run/systemd/system "$CACHE"
+  attribute revision "$RUN/revision"
+  say "revision=$(<"$RUN/revision")"
+  prepare_engine
+  prepare_tunnel
+  attribute tunnel-token-secret "$RUN/tunnel-token-secret"
+  metadata instance/attributes/hugging-face-token-secret "$RUN/hugging-face-token-secret" || true
+}
+
+tunnel() {
+  local new=$RUN/cloudflared.new token image
+  phase tunnel-token fetch_secret "$(<"$RUN/tunnel-token-secret")" "$new/token" &
+  token=$!
+  phase tunnel-image pull_image "$(<"$new/image")" &
+  image=$!
+  together "$token" "$image"
+  phase tunnel-start service cloudflared
+}
+
+engine() {
+  local new=$RUN/llm-endpoint-engine.new jobs=()
+  phase gpu gpu &
+  jobs+=($!)
+  phase engine-image pull_image "$(<"$new/image")" &
+  jobs+=($!)
+  if [[ -e $RUN/hugging-face-token-secret ]]; then
+    phase hugging-face-token fetch_secret "$(<"$RUN/hugging-face-token-secret")" \
+      "$new/hugging-face-token" &
+    jobs+=($!)
+  fi
+  together "${jobs[@]}"
+  phase engine-start service llm-endpoint-engine
+}
+
+# Images of earlier versions: each takes tens of gigabytes.
+prune() {
+  docker image inspect --format '{{.Id}}' \
+    "$(<"$RUN/llm-endpoint-engine/image")" "$(<"$RUN/cloudflared/image")" >"$RUN/images"
+  docker image ls --all --quiet --no-trunc | sort --unique |
+    { grep --invert-match --fixed-strings --line-regexp --file="$RUN/images" || true; } |
+    xargs --no-run-if-empty docker image rm --force
+}
+
+main() {
+  local pids=() outcome=0
+  phase prepare prepare
+  tunnel &
+  pids+=($!)
+  engine &
+  pids+=($!)
+  together "${pids[@]}" || outcome=1
+  rm --recursive --force "$RUN"/docker.* # where a failed pull has left its credential
+  ((outcome)) && die "what failed is named above; everything else is running. After repairing the" \
+    "cause, restart the machine or run: google_metadata_script_runner startup"
+  phase prune prune || true # old images harm nobody but the disk
+  say "started: follow the engine with journalctl --follow --unit=llm-endpoint-engine"
+}
+
+main "$@"
