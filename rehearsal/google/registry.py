@@ -6,6 +6,7 @@ import re
 
 from aiohttp import web
 
+from components import catalogue
 from rehearsal import figures
 from rehearsal.errors import CloudError
 from rehearsal.google.identity import CLOUD_PLATFORM, Caller, Identity
@@ -43,7 +44,11 @@ class Registry:
         self._world = world
         self._identity = identity
 
-    async def handle(self, request: web.Request) -> web.Response:
+    def names(self) -> list[str]:
+        """The host of every region, as it exists in life with or without a repository."""
+        return [f"{region}-docker.pkg.dev" for region in catalogue.regions()]
+
+    async def handle(self, request: web.BaseRequest) -> web.Response:
         """The answer in the Docker Registry HTTP API v2, refusals included."""
         host = request.host.partition(":")[0]
         try:
@@ -56,7 +61,7 @@ class Registry:
             reply = {"errors": [{"code": error.reason, "message": error.message}]}
             return web.json_response(reply, status=error.code, headers=headers)
 
-    def _answer(self, request: web.Request, host: str) -> web.Response:
+    def _answer(self, request: web.BaseRequest, host: str) -> web.Response:
         location = _HOST.fullmatch(host)
         match = _MANIFEST.fullmatch(request.path)
         if not location or request.method not in ("GET", "HEAD"):

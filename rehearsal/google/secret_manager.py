@@ -26,7 +26,7 @@ class SecretManager:
         self._world = world
         self._identity = identity
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.BaseRequest) -> web.Response:
         """The answer in Google's JSON, refusals included."""
         match = _ACCESS.fullmatch(request.path)
         if request.method != "GET" or not match:

@@ -1,0 +1,196 @@
+"""One VM: from PROVISIONING until it is gone, with the guest that really boots inside it."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from rehearsal import figures, timeline
+from rehearsal.google.health import FLOOR_S, HealthCheck, Verdict
+from rehearsal.google.identity import Identity
+from rehearsal.google.metadata import INSTANCE, MetadataServer
+from rehearsal.google.network import GOOGLE_HOSTS, SUBNETWORK, reaches_internet, resolve
+from rehearsal.machines.machine import MachineSpec
+from rehearsal.store import Body
+from rehearsal.world import World
+
+GROUP = "gcp:compute/regionInstanceGroupManager:RegionInstanceGroupManager"
+
+METADATA = ("169.254.169.254", 80)
+INTERNET = ("127.1.0.1", 443)
+EDGE = ("127.1.0.2", 7844)
+"""Where, inside a guest, every site and Cloudflare's tunnel entry answer."""
+EDGE_HOSTS = ("region1.v2.argotunnel.com", "region2.v2.argotunnel.com")
+
+SHUTDOWN_S = {"SPOT": 30.0}
+SHUTDOWN_OTHERWISE_S = 90.0
+"""Seconds between the power button and the end, by provisioning model, as Google documents them."""
+SHUTDOWN_FLOOR_S = 15.0
+BOOT_FLOOR_S = 60.0
+"""Added in this machine's time to the initial delay: its own slowness is not compressed."""
+
+
+class Machine(Protocol):
+    """What a VM needs of a simulated machine."""
+
+    @property
+    def running(self) -> bool: ...
+    def listen(self, address: str, port: int) -> socket.socket: ...
+    def connect(self, address: str, port: int) -> socket.socket: ...
+    async def wait(self) -> None: ...
+    async def stop(self, grace_s: float) -> None: ...
+    async def delete(self) -> None: ...
+
+
+class Server(Protocol):
+    """What serves a listening socket until it is closed."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the rehearsal gives every VM."""
+
+    world: World
+    identity: Identity
+    boot: Callable[[World, MachineSpec], Awaitable[Machine]]
+    names: Callable[[], Iterable[str]]
+    """Hosts of the internet."""
+    serve_https: Callable[[socket.socket], Awaitable[Server]]
+    accept_tunnels: Callable[[socket.socket], Awaitable[Server]]
+    ca: Path
+    """The authority that guests trust."""
+
+
+class Instance:
+    """Lives one `google:instance` row: keeps its `status` and `health` true."""
+
+    def __init__(self, around: Surroundings, id: str) -> None:
+        self._around = around
+        self._world = around.world
+        self._id = id
+        self._machine: Machine | None = None
+        self._servers: list[Server] = []
+
+    async def run(self) -> str:
+        """Create, boot and watch the VM; returns why its group must repair it."""
+        world = self._world
+        self._set(status="PROVISIONING", health="UNKNOWN")
+        await world.take("VM create", figures.seconds("VM create"))
+        self._set(status="STAGING")
+        await world.take("VM boot", figures.seconds("VM boot"))
+        self._machine = await self._around.boot(world, self._spec())
+        await self._serve(self._machine)
+        self._set(status="RUNNING")
+        return await self._watch(self._machine)
+
+    async def close(self, grace_s: float | None = None) -> None:
+        """Shut the guest down within the grace (Google's by default) and let go of everything."""
+        machine, self._machine = self._machine, None
+        if machine:
+            await machine.stop(self._grace_s() if grace_s is None else grace_s)
+            await machine.delete()
+        while self._servers:
+            self._servers.pop().close()
+
+    def _grace_s(self) -> float:
+        model: str = self._row["scheduling"].get("provisioningModel", "STANDARD")
+        life = SHUTDOWN_S.get(model, SHUTDOWN_OTHERWISE_S)
+        return max(life / self._world.speed, SHUTDOWN_FLOOR_S)
+
+    @property
+    def _row(self) -> Body:
+        row = self._world.store.get(INSTANCE, self._id)
+        if row is None:
+            raise LookupError(f"{self._id} is gone")
+        return row
+
+    def _set(self, **changes: Any) -> None:
+        row = self._row
+        if row | changes != row:
+            self._world.store.put(INSTANCE, self._id, row | changes)
+
+    def _spec(self) -> MachineSpec:
+        row = self._row
+        gpu: Body = row["gpu"] or {}
+        return MachineSpec(
+            name=row["name"],
+            zone=row["zone"],
+            internal_ip=row["networkIp"],
+            gpu_type=gpu.get("type"),
+            gpu_count=gpu.get("count", 0),
+            gpu_memory_gib=gpu.get("memoryGib", 0),
+            hosts=self._hosts(),
+            ca=self._around.ca,
+        )
+
+    def _reach(self) -> tuple[bool, bool]:
+        """Whether the VM gets out to the internet, and to Google's own hosts."""
+        row = self._row
+        subnetwork = resolve(self._world.store, row["subnetwork"], SUBNETWORK) or {}
+        online = row["externalIp"] or reaches_internet(
+            self._world.store, row["network"], subnetwork
+        )
+        return online, online or bool(subnetwork.get("privateIpGoogleAccess"))
+
+    def _hosts(self) -> dict[str, str]:
+        """/etc/hosts of the guest: what cannot be reached does not resolve, for short."""
+        online, google = self._reach()
+        names = {name: INTERNET[0] for name in self._around.names()}
+        if not online:
+            names = {name: it for name, it in names.items() if google and _is_google(name)}
+        return names | ({name: EDGE[0] for name in EDGE_HOSTS} if online else {})
+
+    async def _serve(self, machine: Machine) -> None:
+        loop = asyncio.get_running_loop()
+        metadata = web.Server(MetadataServer(self._world, self._around.identity, self._id).handle)
+        sock = machine.listen(*METADATA)
+        self._servers.append(await loop.create_server(metadata, sock=sock))
+        self._servers.append(await self._around.serve_https(machine.listen(*INTERNET)))
+        self._servers.append(await self._around.accept_tunnels(machine.listen(*EDGE)))
+
+    async def _watch(self, machine: Machine) -> str:
+        start = time.time()
+        verdict = Verdict()
+        while machine.running:
+            check, delay_s = self._healing()
+            if check:
+                await self._judge(machine, check, verdict, start)
+                patient = time.time() - start < delay_s / self._world.speed + BOOT_FLOOR_S
+                if verdict.state == "UNHEALTHY" and (verdict.was_healthy or not patient):
+                    return "its health check fails"
+            interval_s = check.interval_s if check else 0.0
+            with suppress(TimeoutError):
+                pause_s = max(interval_s / self._world.speed, FLOOR_S)
+                await asyncio.wait_for(machine.wait(), pause_s)
+        return "its guest is down"
+
+    def _healing(self) -> tuple[HealthCheck | None, float]:
+        group = self._world.store.get(GROUP, self._row["group"]) or {}
+        policy: Body = group.get("autoHealingPolicies") or {}
+        if not policy:
+            return None, 0.0
+        check = HealthCheck.find(self._world.store, policy["healthCheck"])
+        return check, float(policy["initialDelaySec"])
+
+    async def _judge(
+        self, machine: Machine, check: HealthCheck, verdict: Verdict, start: float
+    ) -> None:
+        world, row = self._world, self._row
+        passed = await check.passes(world.store, row, machine.connect, world.speed)
+        first = not verdict.was_healthy
+        self._set(health=verdict.add(passed, check))
+        if first and verdict.was_healthy:
+            event = timeline.Event(f"{row['name']} becomes healthy", start, time.time())
+            timeline.record(world.timeline, event)
+
+
+def _is_google(host: str) -> bool:
+    return host.endswith(GOOGLE_HOSTS)
