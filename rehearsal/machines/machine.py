@@ -1,0 +1,216 @@
+"""A simulated VM, as the daemon sees it: boot it, put sockets into its network, end it."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rehearsal.machines.keeper import METADATA_ADDRESS
+from rehearsal.world import World
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parent.parent
+COMMANDS = {path.stem.replace("_", "-"): str(path) for path in (HERE / "bin").glob("*.py")}
+"""Stand-in commands of the guest, and the program of each."""
+
+NO_GPU: dict[str, Any] = {"type": None, "count": 0, "memory_gib": 0}
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a container image starts: a Python module, and as whom."""
+
+    module: str
+    arguments: tuple[str, ...] = ()
+    """What the image's entry point puts before the container's arguments."""
+    user: str = "0:0"
+
+
+IMAGES = {
+    "vllm/vllm-openai": Image("rehearsal.containers.vllm"),
+    "cloudflare/cloudflared": Image(
+        "rehearsal.containers.cloudflared", ("--no-autoupdate",), "65532:65532"
+    ),
+}
+"""Container images by their name on Docker Hub; entry points and users are those of the real ones."""
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """What a machine is made of."""
+
+    name: str
+    zone: str
+    internal_ip: str
+    gpu_type: str | None
+    gpu_count: int
+    gpu_memory_gib: float
+    hosts: Mapping[str, str]
+    """Host name -> address inside the guest."""
+    ca: Path
+    """Certificate authority that the guest trusts besides the usual ones (PEM)."""
+    images: Mapping[str, Image] = field(default_factory=lambda: IMAGES)
+    binds: tuple[Path, ...] = ()
+    """Files of this machine that the guest's containers may read, at the same place."""
+
+
+class Machine:
+    """A guest. Its network and disk live until `delete`; it may be stopped and booted in between."""
+
+    def __init__(self, spec: MachineSpec, keeper: Process, control: socket.socket) -> None:
+        self.spec = spec
+        self._keeper = keeper
+        self._control = control
+        self._ended = asyncio.Event()
+        self._ended.set()
+
+    @property
+    def running(self) -> bool:
+        """Whether the guest's init is alive."""
+        return not self._ended.is_set()
+
+    async def listen(self, address: str, port: int) -> socket.socket:
+        """A listening TCP socket in the guest's network; it outlives a reboot.
+
+        Raises OSError (EADDRINUSE, EADDRNOTAVAIL) as `bind` does.
+        """
+        return self._socket("listen", address, port)
+
+    async def connect(self, address: str, port: int) -> socket.socket:
+        """A TCP connection from inside the guest. Raises OSError (ECONNREFUSED, ...)."""
+        return self._socket("connect", address, port)
+
+    async def wait(self) -> None:
+        """Return when the guest is off, whatever ended it."""
+        await self._ended.wait()
+
+    async def start(self) -> None:
+        """Boot the guest's disk. Raises OSError when the guest is gone."""
+        (ended,) = self._order("boot")
+        self._ended.clear()
+        loop = asyncio.get_running_loop()
+
+        def end() -> None:
+            loop.remove_reader(ended)
+            os.close(ended)
+            self._ended.set()
+
+        loop.add_reader(ended, end)
+
+    async def reboot(self, grace_s: float = 90) -> None:
+        """Shut the guest down and boot it again."""
+        await self.stop(grace_s)
+        await self.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Press the power button; after `grace_s` seconds, pull the plug. The disk stays."""
+        if not self.running:
+            return
+        self._order("signal", signal.SIGPWR)
+        try:
+            await asyncio.wait_for(self._ended.wait(), grace_s)
+        except TimeoutError:
+            self._order("signal", signal.SIGKILL)
+            await self._ended.wait()
+
+    async def delete(self) -> None:
+        """End the guest at once, with its network and its disk. May be called again."""
+        self._control.close()
+        await self._keeper.wait()
+        await self._ended.wait()
+
+    def _socket(self, order: str, address: str, port: int) -> socket.socket:
+        (descriptor,) = self._order(order, address, port)
+        return socket.socket(fileno=descriptor)
+
+    def _order(self, *order: object) -> list[int]:
+        """What the keeper opened for an order; it answers within milliseconds."""
+        try:
+            self._control.send(json.dumps(order).encode())
+            answer, descriptors, _, _ = socket.recv_fds(self._control, 1 << 16, 1)
+        except OSError as error:
+            raise OSError(error.errno, f"machine {self.spec.name} is gone") from error
+        if not answer:
+            raise ConnectionResetError(f"machine {self.spec.name} is gone")
+        refusal: dict[str, Any] = json.loads(answer)
+        if refusal:
+            raise OSError(refusal["errno"], refusal["error"])
+        return descriptors
+
+
+async def boot(world: World, spec: MachineSpec) -> Machine:
+    """Make a machine and boot it.
+
+    Its folder in the world (`machines/<name>/`) is the guest's /run/rehearsal
+    and gets console.log and timeline.jsonl. Raises OSError where this system
+    forbids namespaces or overlays.
+    """
+    folder = world.directory / "machines" / spec.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "machine.json").write_text(json.dumps(_facts(world, spec), indent=2))
+    python = folder / "python"  # what the stand-in commands name as their interpreter
+    python.unlink(missing_ok=True)
+    python.symlink_to(sys.executable)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(30)
+    with theirs, (folder / "console.log").open("a") as console:
+        keeper = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-IS",
+            str(HERE / "keeper.py"),
+            str(theirs.fileno()),
+            pass_fds=(theirs.fileno(),),
+            stdin=DEVNULL,
+            stdout=console,
+            stderr=console,
+        )
+    machine = Machine(spec, keeper, ours)
+    try:
+        machine._order("make", _guest(world, spec, folder))  # pyright: ignore[reportPrivateUsage] -- the two halves of one thing
+        await machine.start()
+    except BaseException:
+        await machine.delete()
+        raise
+    return machine
+
+
+def _facts(world: World, spec: MachineSpec) -> dict[str, Any]:
+    """machine.json: what the stand-ins know of the machine that they are on."""
+    gpu = {"type": spec.gpu_type, "count": spec.gpu_count, "memory_gib": spec.gpu_memory_gib}
+    return {
+        "name": spec.name,
+        "zone": spec.zone,
+        "speed": world.speed,
+        "gpu": gpu if spec.gpu_type else NO_GPU,
+        "timeline": "/run/rehearsal/timeline.jsonl",
+        "python": sys.executable,
+        "pythonpath": str(REPOSITORY),
+        "images": {name: asdict(image) for name, image in spec.images.items()},
+    }
+
+
+def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
+    """What the keeper needs to know."""
+    ours = {REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)}
+    ours.add(Path(sys.executable).resolve().parent.parent)
+    addresses = {METADATA_ADDRESS, spec.internal_ip, *spec.hosts.values()}
+    return {
+        "name": spec.name,
+        "internal_ip": spec.internal_ip,
+        "addresses": sorted(it for it in addresses if not it.startswith("127.")),
+        "hosts": dict(spec.hosts),
+        "ca": str(spec.ca),
+        "folder": str(folder),
+        "world": str(world.directory),
+        "binds": [str(path) for path in sorted(ours | set(spec.binds))],
+        "commands": COMMANDS,
+        "python": sys.executable,
+        "init": str(HERE / "init.py"),
+    }
