@@ -4,6 +4,7 @@
 `/resources/<type>/<id>` change. The program never calls it; the checks do.
 """
 
+import json
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -13,7 +14,7 @@ from rehearsal.store import Store
 HOST = "console.rehearsal.test"
 
 
-async def handle(request: web.Request, store: Store) -> web.StreamResponse:
+async def handle(request: web.BaseRequest, store: Store) -> web.StreamResponse:
     """Answer one request of the console; 404 for a path that it does not have."""
     parts = request.rel_url.raw_path.strip("/").split("/")
     if parts[0] != "resources":
@@ -24,7 +25,7 @@ async def handle(request: web.Request, store: Store) -> web.StreamResponse:
     if len(parts) == 3 and request.method in ("PUT", "DELETE"):
         type_, id_ = unquote(parts[1]), unquote(parts[2])
         if request.method == "PUT":
-            store.put(type_, id_, await request.json())
+            store.put(type_, id_, json.loads(await request.text()))
         else:
             store.delete(type_, id_)
         return web.json_response({})

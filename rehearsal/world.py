@@ -52,6 +52,8 @@ class World:
     directory: Path
     speed: float = 60.0
     """Seconds of life that pass in one second here."""
+    gguf: Path | None = None
+    """A model file of the user's that answers instead of the tiny one."""
     faults: frozenset[str] = field(default=frozenset())
 
     def __post_init__(self) -> None:

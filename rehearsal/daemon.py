@@ -1,0 +1,109 @@
+"""The process that plays both clouds: wires the parts together and waits to be stopped."""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rehearsal import console, providers
+from rehearsal.cloudflare.edge import Edge
+from rehearsal.google.identity import Identity
+from rehearsal.google.instance_groups import InstanceGroups
+from rehearsal.google.instances import Surroundings
+from rehearsal.google.registry import Registry
+from rehearsal.google.secret_manager import SecretManager
+from rehearsal.internet import Internet
+from rehearsal.machines import machine
+from rehearsal.world import World, command_environment
+
+
+async def run(world: World) -> None:
+    """Play the clouds until SIGTERM or SIGINT; daemon.json says when they are ready."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    before = _previous_ports(world)
+    async with AsyncExitStack() as stack:
+        identity = Identity(world.store)
+        internet = Internet(world)
+        stack.push_async_callback(internet.close)
+        registry = Registry(world, identity)
+        internet.site("secretmanager.googleapis.com", SecretManager(world, identity).handle)
+        internet.site("*.pkg.dev", registry.handle, names=registry.names)
+        internet.site(console.HOST, partial(console.handle, store=world.store))
+        edge = Edge(world, internet)
+        stack.push_async_callback(edge.close)
+
+        internet_port = await _same_port(internet.start_proxy, before.get("internet", 0))
+        groups = InstanceGroups(
+            Surroundings(
+                world=world,
+                identity=identity,
+                boot=machine.boot,
+                names=internet.names,
+                serve_https=internet.serve,
+                accept_tunnels=edge.tunnels.serve,
+                ca=world.directory / "ca.pem",
+            )
+        )
+        groups.start()
+        stack.push_async_callback(groups.close)
+        served = await providers.serve(
+            world,
+            ports=before.get("providers", {}),
+            environment=command_environment(world.directory, internet_port),
+            cwd=Path.cwd(),
+        )
+        stack.push_async_callback(served.close)
+        ready = {"pid": os.getpid(), "internet": internet_port, "providers": served.ports}
+        _write(world, ready)
+        await stop.wait()
+
+
+async def _same_port(start: Any, port: int) -> int:
+    """The port of a previous daemon, so that shells with its exports go on working, or a free one."""
+    try:
+        return await start(port)
+    except OSError:
+        logging.warning("port %d is taken; using another one", port)
+        return await start(0)
+
+
+def _previous_ports(world: World) -> dict[str, Any]:
+    try:
+        return json.loads((world.directory / "ports.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _write(world: World, ready: dict[str, Any]) -> None:
+    """daemon.json appears whole or not at all; ports.json outlives the daemon."""
+    (world.directory / "ports.json").write_text(json.dumps(ready))
+    draft = world.directory / "daemon.json.new"
+    draft.write_text(json.dumps(ready))
+    draft.rename(world.directory / "daemon.json")
+
+
+def main() -> None:
+    """The command line that scripts/rehearse uses."""
+    parser = argparse.ArgumentParser(prog="rehearsal.daemon")
+    parser.add_argument("--world", type=Path, required=True)
+    parser.add_argument("--speed", type=float, required=True)
+    parser.add_argument("--gguf", type=Path, default=None)
+    options = parser.parse_args()
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s"
+    )
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    asyncio.run(run(World(options.world.resolve(), options.speed, gguf=options.gguf)))
+
+
+if __name__ == "__main__":
+    main()
