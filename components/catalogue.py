@@ -2,15 +2,17 @@
 
 import csv
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 Provisioning = Literal["spot", "standard", "flex-start"]
 
 
-class Machine(NamedTuple):
-    """A machine type with GPUs. The first row of a GPU and count is what a stack gets by default."""
+@dataclass(frozen=True)
+class Machine:
+    """A machine type with GPUs. Of a GPU and count, the first row is the usual one."""
 
     gpu: str
     """Google's accelerator type, such as `nvidia-l4`."""
