@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from rehearsal import relay
 from rehearsal.authority import Authority
 from rehearsal.world import World
 
@@ -29,14 +30,7 @@ class Internet:
     def __init__(self, world: World) -> None:
         self._authority = Authority(world.directory)
         self._sites: list[tuple[str, Handler, Names | None]] = []
-        self._server = web.Server(
-            self._handle,
-            handler_cancellation=True,  # a client that hangs up must stop the engine's work
-            access_log=None,
-            auto_decompress=False,
-            max_line_size=32768,
-            max_field_size=32768,
-        )
+        self._server = web.Server(self._handle, **relay.SERVER)
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._context.sni_callback = self._present_certificate
         self._closers: list[Callable[[], object]] = []

@@ -1,0 +1,1 @@
+"""What a container image starts, by the last part of its name."""
