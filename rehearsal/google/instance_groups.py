@@ -98,7 +98,7 @@ class InstanceGroups:
         self._closed = False
 
     def start(self) -> None:
-        """Follow the store from now on; boot what it says exists: machines end with their daemon."""
+        """Follow the store from now on; boot what it says exists: machines end with daemons."""
         for id, row in self._store.all(INSTANCE).items():
             if row["status"] == "STOPPING":
                 self._store.delete(INSTANCE, id)

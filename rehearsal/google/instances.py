@@ -93,10 +93,10 @@ class Instance:
 
     async def close(self, grace_s: float | None = None) -> None:
         """Shut the guest down within the grace (Google's by default) and let go of everything."""
-        machine, self._machine = self._machine, None
-        if machine:
-            await machine.stop(self._grace_s() if grace_s is None else grace_s)
-            await machine.delete()
+        if self._machine:
+            await self._machine.stop(self._grace_s() if grace_s is None else grace_s)
+            await self._machine.delete()
+            self._machine = None
         while self._servers:
             self._servers.pop().close()
 

@@ -27,8 +27,8 @@ class Minted:
     make: Callable[[], str]
 
 
-Node: TypeAlias = "str | list[str] | Minted | Directory"
-Directory: TypeAlias = dict[str, Node]
+Directory: TypeAlias = dict[str, "Node"]
+Node: TypeAlias = str | list[str] | Minted | Directory
 
 _HEADERS = {
     "Metadata-Flavor": "Google",
