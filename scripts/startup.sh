@@ -226,6 +226,7 @@ Restart=always
 RestartSec=5
 RestartSteps=5
 RestartMaxDelaySec=300
+SyslogIdentifier=llm-endpoint-engine
 StandardOutput=journal+console
 StandardError=journal+console
 UNIT
@@ -286,6 +287,7 @@ Restart=always
 RestartSec=5
 RestartSteps=5
 RestartMaxDelaySec=60
+SyslogIdentifier=cloudflared
 StandardOutput=journal+console
 StandardError=journal+console
 UNIT

@@ -38,9 +38,9 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 IMAGE = ("usr", "etc", "var", "opt", "nix", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 """What of this machine's file system is the guest's boot image; homes are not in it."""
 OWNED = (
-    "etc/docker etc/pki/tls/certs etc/ssl/certs etc/systemd/system usr/local/bin usr/local/sbin"
-    " var/cache var/lib var/log var/tmp"
-).split()
+    *("etc/docker", "etc/pki/tls/certs", "etc/ssl/certs", "etc/systemd/system"),
+    *("usr/local/bin", "usr/local/sbin", "var/cache", "var/lib", "var/log", "var/tmp"),
+)
 """Folders that the guest's root may write to even where this machine's user may not."""
 AUTHORITIES = ("etc/ssl/certs/ca-certificates.crt", "etc/pki/tls/certs/ca-bundle.crt")
 DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
@@ -186,7 +186,7 @@ def replace(path: Path, text: str) -> None:
 
 
 def mount_volatile(root: Path, guest: Guest) -> None:
-    """What a boot makes anew: /proc, /dev, /run, /tmp, and this machine's files for the stand-ins."""
+    """What a boot makes anew: /proc, /dev, /run, /tmp, and what the stand-ins need of ours."""
     for name in ("proc", "sys", "mnt"):
         (root / name).mkdir(exist_ok=True)
     mount("proc", root / "proc", "proc")
@@ -210,7 +210,7 @@ def mount_volatile(root: Path, guest: Guest) -> None:
 
 
 def boot(root: Path, guest: Guest) -> tuple[int, int]:
-    """Start init. Returns the process to signal, and a descriptor that ends when init does."""
+    """Start init. Returns the process to signal, and a descriptor: init's id, and its end."""
     ended, alive = os.pipe()
     holder = os.fork()
     if holder:
@@ -232,6 +232,7 @@ def become_holder(root: Path, guest: Guest, alive: int) -> None:
     init = os.fork()
     if init:
         signal.signal(signal.SIGPWR, lambda *_: os.kill(init, signal.SIGPWR))
+        os.write(alive, str(init).encode())
         os.close(alive)
         os.waitpid(init, 0)
         os._exit(0)
@@ -241,7 +242,8 @@ def become_holder(root: Path, guest: Guest, alive: int) -> None:
     os.chdir("/")
     os.set_inheritable(alive, True)
     environment = {"PATH": PATH, "LANG": "C.UTF-8", "TERM": "linux"}
-    os.execve(guest["python"], [guest["python"], "-IS", guest["init"], str(alive)], environment)
+    argv = [guest["python"], "-IS", guest["init"], str(alive)]
+    os.execve(guest["python"], argv, environment)  # noqa: S606 -- a shell is not wanted
 
 
 def serve(control: socket.socket) -> None:

@@ -6,13 +6,13 @@ import os
 import signal
 import socket
 import sys
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rehearsal.machines.keeper import METADATA_ADDRESS
+from rehearsal.machines.keeper import METADATA_ADDRESS, PATH
 from rehearsal.world import World
 
 HERE = Path(__file__).parent
@@ -39,7 +39,7 @@ IMAGES = {
         "rehearsal.containers.cloudflared", ("--no-autoupdate",), "65532:65532"
     ),
 }
-"""Container images by their name on Docker Hub; entry points and users are those of the real ones."""
+"""Container images by their name on Docker Hub, with their real entry points and users."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class MachineSpec:
 
 
 class Machine:
-    """A guest. Its network and disk live until `delete`; it may be stopped and booted in between."""
+    """A guest. Its network and disk live until `delete`, through any number of boots."""
 
     def __init__(self, spec: MachineSpec, keeper: Process, control: socket.socket) -> None:
         self.spec = spec
@@ -70,6 +70,7 @@ class Machine:
         self._control = control
         self._ended = asyncio.Event()
         self._ended.set()
+        self._init = 0
 
     @property
     def running(self) -> bool:
@@ -97,12 +98,24 @@ class Machine:
         self._ended.clear()
         loop = asyncio.get_running_loop()
 
-        def end() -> None:
+        def hear() -> None:
+            if process := os.read(ended, 32):
+                self._init = int(process)
+                return
             loop.remove_reader(ended)
             os.close(ended)
             self._ended.set()
 
-        loop.add_reader(ended, end)
+        loop.add_reader(ended, hear)
+
+    async def run(self, *command: str) -> tuple[int, str]:
+        """A command typed by somebody who has logged in as root: its exit code and output."""
+        enter = f"nsenter --target={self._init} --all --preserve-credentials --root --wdns=/"
+        process = await asyncio.create_subprocess_exec(
+            *enter.split(), *command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, env={"PATH": PATH}
+        )
+        output, _ = await process.communicate()
+        return process.returncode or 0, output.decode(errors="replace")
 
     async def reboot(self, grace_s: float = 90) -> None:
         """Shut the guest down and boot it again."""

@@ -1,0 +1,607 @@
+#!/run/rehearsal/python -IS
+"""docker, without a daemon: images are names, and a container is a Python module in namespaces.
+
+A container sees its own environment, its volumes, an empty /run, and the machine's other files; its
+process is the first of its own process namespace, as in life. Only `--network=host` is simulated.
+"""
+
+import base64
+import fcntl
+import hashlib
+import http.client
+import json
+import os
+import re
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+MACHINE: dict[str, Any] = json.loads(Path("/run/rehearsal/machine.json").read_text())
+sys.path.insert(0, MACHINE["pythonpath"])
+
+from rehearsal.machines import keeper  # noqa: E402 -- found by the path above
+
+IMAGES = Path("/var/lib/docker/images.json")
+CONTAINERS = Path("/run/docker/containers")
+"""Absent on purpose: containers that outlive a reboot. Ours are all `--rm`."""
+SECONDS = "llm-endpoint.rehearsal/seconds"
+NO_DEVICE = {"type": None, "count": 0, "memory_gib": 0}
+PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
+WRITABLE = ("", "usr", "etc", "var", "opt", "root", "home", "tmp", "run")
+"""The mounts of a guest that a container might write to."""
+
+SWITCH, VALUE = False, True
+FLAGS: dict[str, dict[str, bool]] = {
+    "run": {
+        **dict.fromkeys(("--rm", "--read-only", "--init"), SWITCH),
+        **dict.fromkeys(
+            [
+                "--name",
+                "--pull",
+                "--gpus",
+                "--ipc",
+                "--network",
+                "--user",
+                "--cap-drop",
+                "--security-opt",
+                "--log-driver",
+                "--env",
+                "--env-file",
+                "--volume",
+                "--shm-size",
+                "--ulimit",
+                "--label",
+                "--hostname",
+                "--tmpfs",
+            ],
+            VALUE,
+        ),
+    },
+    "pull": {"--quiet": SWITCH},
+    "login": {"--username": VALUE, "--password-stdin": SWITCH},
+    "stop": {"--timeout": VALUE, "--signal": VALUE},
+    "kill": {"--signal": VALUE},
+    "rm": {"--force": SWITCH},
+    "ps": {"--all": SWITCH, "--quiet": SWITCH, "--no-trunc": SWITCH, "--format": VALUE},
+    "inspect": {"--format": VALUE},
+    "image inspect": {"--format": VALUE},
+    "image ls": {"--all": SWITCH, "--quiet": SWITCH, "--no-trunc": SWITCH, "--format": VALUE},
+    "image rm": {"--force": SWITCH},
+    "logs": {"--follow": SWITCH},
+    "info": {"--format": VALUE},
+    "version": {"--format": VALUE},
+}
+"""Command -> its flags, and whether each takes a value."""
+SHORT = {
+    "-a": "--all",
+    "-e": "--env",
+    "-f": "--force",
+    "-h": "--hostname",
+    "-q": "--quiet",
+    "-s": "--signal",
+    "-t": "--timeout",
+    "-u": "--user",
+    "-v": "--volume",
+}
+Options = dict[str, list[str]]
+Record = dict[str, Any]
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """End with docker's words on standard error."""
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def refuse(message: str, code: int = 1) -> NoReturn:
+    """End as when the daemon says no."""
+    fail(f"Error response from daemon: {message}", code)
+
+
+# The command line
+
+
+def parse(command: str, arguments: list[str]) -> tuple[Options, list[str]]:
+    """Flags and operands. `run` takes no flag after the image, as the rest is the container's."""
+    options: Options = {}
+    operands: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-") or word == "-":
+            operands.append(word)
+            if command == "run":
+                return options, operands + rest
+            continue
+        flag, equals, value = word.partition("=")
+        if flag in SHORT:
+            flag = SHORT[flag]
+        if flag not in FLAGS[command]:
+            unknown(command, word, flag)
+        if FLAGS[command][flag] is VALUE and not equals:
+            if not rest:
+                fail(f"flag needs an argument: {flag}\n\nRun 'docker {command} --help'", 125)
+            value = rest.pop(0)
+        if FLAGS[command][flag] is VALUE or value != "false":
+            options.setdefault(flag, []).append(value)
+    return options, operands
+
+
+def unknown(command: str, word: str, flag: str) -> NoReturn:
+    """The refusal of a flag that docker, or this stand-in, does not have."""
+    what = f"unknown flag: {flag}"
+    if not word.startswith("--"):
+        what = f"unknown shorthand flag: '{word[1]}' in {word}"
+    fail(f"{what}\n\nRun 'docker {command} --help' for more information", 125)
+
+
+def one(options: Options, flag: str, default: str = "") -> str:
+    """The last value of a flag."""
+    return options.get(flag, [default])[-1]
+
+
+def render(template: str, record: Record) -> str:
+    """Go's templates, as far as `{{.Field}}` and `{{json .}}`."""
+    if template == "{{json .}}":
+        return json.dumps(record)
+    return re.sub(r"{{ *\.(\w+) *}}", lambda match: str(record[match[1]]), template)
+
+
+# Images
+
+
+@contextmanager
+def images() -> Iterator[dict[str, Record]]:
+    """Images on the disk by reference; what is changed inside the block is kept."""
+    IMAGES.parent.mkdir(parents=True, exist_ok=True)
+    with open(IMAGES, "a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        found: dict[str, Record] = json.loads(file.read() or "{}")
+        before = json.dumps(found)
+        yield found
+        if json.dumps(found) != before:
+            file.truncate(0)
+            file.write(json.dumps(found))
+
+
+def split(reference: str) -> tuple[str, str, str]:
+    """Registry host, repository, and tag or digest of an image's name."""
+    if not re.fullmatch(r"[a-z0-9][\w./:@-]*", reference):
+        refuse("invalid reference format", 125)
+    first, slash, rest = reference.partition("/")
+    host, path = ("registry-1.docker.io", reference)
+    if slash and re.search(r"[.:]|^localhost$", first):
+        host, path = first, rest
+    name, at, digest = path.partition("@")
+    if at:
+        return host, name.partition(":")[0], digest
+    name, _, tag = name.partition(":")
+    return host, name, tag or "latest"
+
+
+def credentials(host: str) -> dict[str, str]:
+    """The Authorization header that `docker login` has left, if it has."""
+    home = os.environ.get("DOCKER_CONFIG", "/root/.docker")
+    try:
+        saved = json.loads(Path(home, "config.json").read_text())["auths"][host]["auth"]
+    except (OSError, KeyError):
+        return {}
+    return {"Authorization": f"Basic {saved}"}
+
+
+def ask(host: str, path: str, headers: dict[str, str]) -> tuple[int, Record]:
+    """A registry's answer: its status and its JSON."""
+    import ssl  # slow to load, and most commands need none
+
+    trusted = ssl.create_default_context()
+    for bundle in keeper.AUTHORITIES:
+        if Path("/", bundle).exists():
+            trusted.load_verify_locations(f"/{bundle}")
+    connection = http.client.HTTPSConnection(host, timeout=30, context=trusted)
+    try:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read() or b"{}")
+    except (OSError, ValueError) as error:
+        refuse(f'Get "https://{host}/v2/": dial tcp: {error}')
+    finally:
+        connection.close()
+
+
+def complaint(answer: Record) -> str:
+    """A registry's error in docker's words: `denied: ...`, `manifest unknown: ...`."""
+    first = (answer.get("errors") or [{}])[0]
+    code = str(first.get("code", "unknown")).replace("_", " ").lower()
+    return f"{code}: {first.get('message', '')}"
+
+
+def login(options: Options, operands: list[str]) -> None:
+    """docker login --username U --password-stdin HOST"""
+    host = operands[0].removeprefix("https://").rstrip("/")
+    password = sys.stdin.read().strip()
+    auth = base64.b64encode(f"{one(options, '--username')}:{password}".encode()).decode()
+    status, answer = ask(host, "/v2/", {"Authorization": f"Basic {auth}"})
+    if status != 200:
+        refuse(f'Get "https://{host}/v2/": {complaint(answer)}')
+    config = Path(os.environ.get("DOCKER_CONFIG", "/root/.docker"), "config.json")
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.touch(0o600)
+    config.write_text(json.dumps({"auths": {host: {"auth": auth}}}))
+    print(f"\nWARNING! Your credentials are stored unencrypted in '{config}'.", file=sys.stderr)
+    print("Login Succeeded")
+
+
+def pull(options: Options, operands: list[str]) -> None:
+    """docker pull REFERENCE"""
+    reference = operands[0]
+    host, name, tag = split(reference)
+    status, manifest = ask(host, f"/v2/{name}/manifests/{tag}", credentials(host))
+    if status == 404:
+        refuse(f"manifest for {reference} not found: {complaint(manifest)}")
+    if status != 200:
+        refuse(f'Head "https://{host}/v2/{name}/manifests/{tag}": {complaint(manifest)}')
+    life = float(manifest.get("annotations", {}).get(SECONDS, 0))
+    start = time.time()
+    time.sleep(life / MACHINE["speed"])
+    event = {"name": f"pull {name.rpartition('/')[2]}", "start": start, "end": time.time()}
+    with open(MACHINE["timeline"], "a") as timeline:
+        timeline.write(json.dumps({**event, "life": life}) + "\n")
+    digest = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+    with images() as found:
+        size = sum(layer["size"] for layer in manifest.get("layers", []))
+        found[reference] = {"Id": f"sha256:{digest}", "Repository": f"{host}/{name}", "Tag": tag}
+        found[reference] |= {"ID": f"sha256:{digest}", "Size": size}
+    print(reference)
+
+
+def image_ls(options: Options, operands: list[str]) -> None:
+    """docker image ls"""
+    with images() as found:
+        records = list(found.values())
+    width = None if "--no-trunc" in options else 19
+    for record in records:
+        id = record["ID"][:width] if width is None else record["ID"][7:width]
+        template = "{{.ID}}" if "--quiet" in options else "{{.Repository}}\t{{.Tag}}\t{{.ID}}"
+        print(render(one(options, "--format", template), {**record, "ID": id}))
+
+
+def image_inspect(options: Options, operands: list[str]) -> None:
+    """docker image inspect REFERENCE..."""
+    with images() as found:
+        for reference in operands:
+            if reference not in found:
+                refuse(f"No such image: {reference}")
+            print(render(one(options, "--format", "{{json .}}"), found[reference]))
+
+
+def image_rm(options: Options, operands: list[str]) -> None:
+    """docker image rm ID|REFERENCE..."""
+    with images() as found:
+        for operand in operands:
+            gone = [it for it, record in found.items() if operand in (it, record["ID"])]
+            if not gone:
+                refuse(f"No such image: {operand}")
+            for reference in gone:
+                del found[reference]
+                print(f"Untagged: {reference}")
+
+
+# Containers
+
+
+def running() -> dict[str, Record]:
+    """Containers whose process lives, by name."""
+    found: dict[str, Record] = {}
+    for path in sorted(CONTAINERS.glob("*.json")):
+        with suppress(OSError, ValueError):
+            record = json.loads(path.read_text())
+            os.kill(record["Pid"], 0)
+            found[record["Names"]] = record
+    return found
+
+
+def container(name: str) -> Record:
+    """A container by its name or id."""
+    for record in running().values():
+        if name in (record["Names"], record["ID"], record["ID"][:12]):
+            return record
+    refuse(f"No such container: {name}")
+
+
+def run(options: Options, operands: list[str]) -> None:
+    """docker run [OPTIONS] IMAGE [ARG...], attached"""
+    if not operands:
+        fail("docker: 'docker run' requires at least 1 argument", 1)
+    reference, *arguments = operands
+    name = one(options, "--name", uuid.uuid4().hex[:12])
+    check(reference, name, options)
+    image = entry_point(reference)
+    record: Record = {
+        "ID": hashlib.sha256(f"{name}{time.time()}".encode()).hexdigest(),
+        "Names": name,
+        "Image": reference,
+        "Cmd": arguments,
+        "Env": environment(options),
+        "User": one(options, "--user", image["user"]),
+        "LogDriver": one(options, "--log-driver", "json-file"),
+    }
+    start(record, image, options)
+
+
+def check(reference: str, name: str, options: Options) -> None:
+    """What the daemon refuses before anything starts."""
+
+    def no(message: str) -> NoReturn:
+        fail(f"docker: Error response from daemon: {message}", 125)
+
+    with images() as found:
+        present = reference in found
+    if not present and one(options, "--pull", "missing") == "never":
+        no(f"No such image: {reference}")
+    if not present:
+        pull({}, [reference])
+    if (other := running().get(name)) is not None:
+        no(
+            f'Conflict. The container name "/{name}" is already in use by container'
+            f' "{other["ID"]}". You have to remove (or rename) that container to be able to reuse'
+            " that name."
+        )
+    if one(options, "--network") != "host":
+        no("the rehearsal simulates --network=host only")
+    if "--gpus" in options and not MACHINE["gpu"]["count"]:
+        no('could not select device driver "" with capabilities: [[gpu]]')
+
+
+def entry_point(reference: str) -> Record:
+    """What an image starts, by the name that it has on Docker Hub."""
+    _, name, _ = split(reference)
+    for hub, image in MACHINE["images"].items():
+        if name == hub or name.endswith(f"/{hub}"):
+            return image
+    fail(f"docker: Error response from daemon: the rehearsal cannot run {name}", 125)
+
+
+def environment(options: Options) -> dict[str, str]:
+    """--env-file, then --env; a name alone is taken from docker's own environment."""
+    lines: list[str] = []
+    for file in options.get("--env-file", []):
+        try:
+            text = Path(file).read_text()
+        except OSError as error:
+            fail(f"docker: open {file}: {(error.strerror or '').lower()}", 125)
+        lines += [line for line in text.splitlines() if line.strip() and line[0] != "#"]
+    values: dict[str, str] = {}
+    for line in lines + options.get("--env", []):
+        key, equals, value = line.lstrip().partition("=")
+        if not key or re.search(r"\s", key):
+            fail(f"docker: invalid environment variable: {line}", 125)
+        if equals or key in os.environ:
+            values[key] = value if equals else os.environ[key]
+    return values
+
+
+def start(record: Record, image: Record, options: Options) -> NoReturn:
+    """Start the container's process and follow it. Ends with its exit code."""
+    started, ready = os.pipe()
+    shim = os.fork()
+    if not shim:
+        # As containerd's shim does, this one outlives the client.
+        os.setsid()
+        os.close(started)
+        hold(record, image, options, ready)
+    os.close(ready)
+    with open(started) as line:
+        pid = int(line.readline() or 0)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: send(pid, number))
+    _, status = os.waitpid(shim, 0)
+    sys.exit(os.waitstatus_to_exitcode(status))
+
+
+def send(pid: int, number: int) -> None:
+    """Signal a container's process, if it is still there."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def hold(record: Record, image: Record, options: Options, ready: int) -> NoReturn:
+    """Be the parent of the container's first process, until it ends."""
+    keeper.call("unshare", keeper.CLONE_NEWNS | keeper.CLONE_NEWPID)
+    pid = os.fork()
+    if not pid:
+        code = 125
+        try:
+            enter(record, image, options)
+        except OSError as error:
+            print(f"docker: Error response from daemon: {error}", file=sys.stderr, flush=True)
+        finally:
+            os._exit(code)
+    path = CONTAINERS / f"{record['Names']}.json"
+    CONTAINERS.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.write_text(json.dumps({**record, "Pid": pid}))
+    os.write(ready, f"{pid}\n".encode())
+    os.close(ready)
+    _, status = os.waitpid(pid, 0)
+    path.unlink(missing_ok=True)
+    code = os.waitstatus_to_exitcode(status)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def enter(record: Record, image: Record, options: Options) -> None:
+    """Become the container's process."""
+    root = re.fullmatch(r"(root|0)(:.*)?", record["User"]) is not None
+    volumes = [volume(it) for it in options.get("--volume", [])]
+    volumes.append((Path(MACHINE["timeline"]), Path(MACHINE["timeline"]), False))
+    # Held open, because the container's own /run is about to hide this machine's.
+    held = [(os.open(source, os.O_PATH), *rest) for source, *rest in volumes]
+    closed = [not root and not readable_by_all(source) for source, *_ in volumes]
+    keeper.tmpfs(Path("/run"))
+    nothing = Path("/run/unreadable")
+    if any(closed):
+        nothing.touch(0)
+    for (descriptor, target, readonly), unreadable in zip(held, closed, strict=True):
+        source = nothing if unreadable else Path(f"/proc/self/fd/{descriptor}")
+        keeper.bind(source, target, readonly)
+        os.close(descriptor)
+    facts = {**MACHINE, "gpu": MACHINE["gpu"] if "--gpus" in options else NO_DEVICE}
+    Path("/run/rehearsal/machine.json").write_text(json.dumps(facts))
+    keeper.mount("proc", "/proc", "proc")
+    if "--read-only" in options:
+        for name in WRITABLE:
+            if Path("/", name).is_mount():
+                keeper.make_readonly(Path("/", name))
+    drop_privileges(root, options)
+    os.execve(MACHINE["python"], *command(record, image))
+
+
+def volume(text: str) -> tuple[Path, Path, bool]:
+    """SOURCE:TARGET[:ro]; a source that does not exist is made, a folder, as the daemon does."""
+    source, _, rest = text.partition(":")
+    target, _, mode = rest.partition(":")
+    if not source.startswith("/") or not target.startswith("/") or mode not in ("", "ro", "rw"):
+        raise OSError(f"invalid volume specification: '{text}'")
+    if not Path(source).exists():
+        Path(source).mkdir(parents=True)
+    return Path(source), Path(target), mode == "ro"
+
+
+def readable_by_all(path: Path) -> bool:
+    """Whether a user who is not root, of whom there is none in this namespace, could read it."""
+    return bool(path.stat().st_mode & 0o004)
+
+
+def drop_privileges(root: bool, options: Options) -> None:
+    """--cap-drop=ALL, which is also what a user other than root has; no-new-privileges."""
+    if not root or "ALL" in options.get("--cap-drop", []):
+        last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+        for capability in range(last + 1):
+            keeper.call("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)
+    if any(it.startswith("no-new-privileges") for it in options.get("--security-opt", [])):
+        keeper.call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def command(record: Record, image: Record) -> tuple[list[str], dict[str, str]]:
+    """What to execute, and the environment: the image's, then the container's."""
+    authorities = next(it for it in keeper.AUTHORITIES if Path("/", it).exists())
+    of_image = {
+        "PATH": keeper.PATH,
+        "HOME": "/root",
+        "HOSTNAME": MACHINE["name"],
+        "PYTHONPATH": MACHINE["pythonpath"],
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "SSL_CERT_FILE": f"/{authorities}",
+    }
+    argv = [MACHINE["python"], "-m", image["module"], *image["arguments"], *record["Cmd"]]
+    return argv, {**of_image, **record["Env"]}
+
+
+def stop(options: Options, operands: list[str]) -> None:
+    """docker stop [-t SECONDS] NAME..."""
+    for name in operands:
+        end(container(name), one(options, "--signal", "TERM"), int(one(options, "--timeout", "10")))
+        print(name)
+
+
+def end(record: Record, number: str, patience: int) -> None:
+    """A signal; and SIGKILL after so many seconds, unless that are negative ones."""
+    send(record["Pid"], signal.Signals[f"SIG{number.removeprefix('SIG')}"])
+    deadline = time.monotonic() + patience
+    while record["Names"] in running() and (patience < 0 or time.monotonic() < deadline):
+        time.sleep(0.02)
+    send(record["Pid"], signal.SIGKILL)
+    while record["Names"] in running():
+        time.sleep(0.01)
+
+
+def kill(options: Options, operands: list[str]) -> None:
+    """docker kill NAME..."""
+    for name in operands:
+        number = one(options, "--signal", "KILL").removeprefix("SIG")
+        send(container(name)["Pid"], signal.Signals[f"SIG{number}"])
+        print(name)
+
+
+def rm(options: Options, operands: list[str]) -> None:
+    """docker rm [--force] NAME...: only running containers are left to remove, as all are --rm."""
+    for name in operands:
+        if name not in running() and "--force" in options:
+            print(f"Error response from daemon: No such container: {name}", file=sys.stderr)
+            continue
+        record = container(name)
+        if "--force" not in options:
+            refuse(
+                f'cannot remove container "/{name}": container is running: stop the container'
+                " before removing or force remove"
+            )
+        end(record, "KILL", 0)
+        print(name)
+
+
+def ps(options: Options, operands: list[str]) -> None:
+    """docker ps"""
+    template = "{{.ID}}\t{{.Image}}\t{{.Names}}"
+    template = "{{.ID}}" if "--quiet" in options else one(options, "--format", template)
+    for record in running().values():
+        id = record["ID"] if "--no-trunc" in options else record["ID"][:12]
+        print(render(template, {**record, "ID": id}))
+
+
+def inspect(options: Options, operands: list[str]) -> None:
+    """docker inspect NAME...: all that docker tells about a container, its environment included."""
+    for name in operands:
+        print(render(one(options, "--format", "{{json .}}"), container(name)))
+
+
+def logs(options: Options, operands: list[str]) -> None:
+    """docker logs NAME: nothing is kept here, so only the refusal of --log-driver=none is."""
+    if container(operands[0])["LogDriver"] == "none":
+        refuse("configured logging driver does not support reading")
+    fail("docker logs: the rehearsal keeps no logs but the journal's; use journalctl", 1)
+
+
+def info(options: Options, operands: list[str]) -> None:
+    """docker info"""
+    facts = {"ServerVersion": "28.2.2", "Runtimes": "nvidia runc"}
+    print(render(one(options, "--format", "Server Version: {{.ServerVersion}}"), facts))
+
+
+COMMANDS: dict[str, Callable[[Options, list[str]], None]] = {
+    "image inspect": image_inspect,
+    "image ls": image_ls,
+    "image rm": image_rm,
+    "info": info,
+    "inspect": inspect,
+    "kill": kill,
+    "login": login,
+    "logs": logs,
+    "ps": ps,
+    "pull": pull,
+    "rm": rm,
+    "run": run,
+    "stop": stop,
+    "version": info,
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Ends with docker's exit code."""
+    words = 2 if arguments[:1] == ["image"] else 1
+    command = " ".join(arguments[:words])
+    if command not in COMMANDS:
+        fail(
+            f"docker: unknown command: docker {command}\n\nRun 'docker --help' for more information"
+        )
+    options, operands = parse(command, arguments[words:])
+    if not operands and command not in ("image ls", "info", "ps", "run", "version"):
+        fail(f"docker: 'docker {command}' requires at least 1 argument")
+    COMMANDS[command](options, operands)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

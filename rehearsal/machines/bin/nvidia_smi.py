@@ -1,0 +1,65 @@
+#!/run/rehearsal/python -IS
+"""nvidia-smi, on the GPUs that machine.json gives this machine."""
+
+import json
+import sys
+from pathlib import Path
+
+DRIVER = "580.82.07"
+NAMES = {
+    "nvidia-tesla-t4": "Tesla T4",
+    "nvidia-l4": "NVIDIA L4",
+    "nvidia-tesla-a100": "NVIDIA A100-SXM4-40GB",
+    "nvidia-a100-80gb": "NVIDIA A100-SXM4-80GB",
+    "nvidia-h100-80gb": "NVIDIA H100 80GB HBM3",
+    "nvidia-h200-141gb": "NVIDIA H200",
+    "nvidia-b200": "NVIDIA B200",
+    "nvidia-rtx-pro-6000": "NVIDIA RTX PRO 6000 Blackwell Server Edition",
+}
+"""Accelerator type -> product name, as the driver spells it."""
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code."""
+    gpu = json.loads(Path("/run/rehearsal/machine.json").read_text())["gpu"]
+    if not gpu["count"]:
+        print("No devices were found")
+        return 6
+    fields = {
+        "name": NAMES.get(gpu["type"], gpu["type"]),
+        "memory.total": f"{round(gpu['memory_gib'] * 1024)} MiB",
+        "driver_version": DRIVER,
+        "count": str(gpu["count"]),
+    }
+    query, formats = "", ""
+    for argument in arguments:
+        option, _, value = argument.partition("=")
+        if option == "--query-gpu":
+            query = value
+        elif option == "--format":
+            formats = value
+        else:
+            print("Invalid combination of input arguments. Please run 'nvidia-smi -h' for help.\n")
+            return 2
+    if not query:
+        print(f"NVIDIA-SMI {DRIVER}   Driver Version: {DRIVER}   CUDA Version: 13.0")
+        for index in range(gpu["count"]):
+            print(f"| {index}  {fields['name']}  {fields['memory.total']} |")
+        return 0
+    wanted = [it.strip() for it in query.split(",")]
+    for index, name in enumerate(wanted):
+        if name not in (*fields, "index"):
+            print(f'Field "{name}" is not a valid field to query.\n')
+            return 2
+    if "csv" not in formats.split(","):
+        print('"--format=" switch is missing. Should specify "csv".')
+        return 2
+    if "noheader" not in formats.split(","):
+        print(", ".join(wanted))
+    for index in range(gpu["count"]):
+        print(", ".join({**fields, "index": str(index)}[name] for name in wanted))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

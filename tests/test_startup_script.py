@@ -1,0 +1,333 @@
+"""scripts/startup.sh, run by a booting machine as it is; the containers alone are fakes."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guest import ACCESS_TOKEN, CLOUDFLARED, ENGINE, REGISTRY, SECRETS, STARTUP_SCRIPT, Guest
+
+pytestmark = pytest.mark.rehearsal
+
+TUNNEL_SECRET = "projects/123/secrets/dev-tunnel-token/versions/3"
+HUB_SECRET = "projects/123/secrets/dev-hugging-face-token/versions/1"
+TUNNEL_TOKEN = "eyJhIjoi-planted-tunnel-token"
+HUB_TOKEN = "hf_planted_hugging_face_token"
+STARTED = "startup-script exit status 0"
+CLOUDFLARED_RUNS = "cloudflared["
+READY = "phase=engine-ready"
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Iterator[Guest]:
+    guest = Guest(tmp_path / "world")
+    guest.cloud.secrets = {TUNNEL_SECRET: TUNNEL_TOKEN, HUB_SECRET: HUB_TOKEN}
+    guest.cloud.metadata = {
+        "startup-script": STARTUP_SCRIPT.read_text(),
+        "engine-image": ENGINE,
+        "engine-args": "Qwen/Qwen3-4B\n--serve",
+        "engine-env": "VLLM_NO_USAGE_STATS=1",
+        "engine-port": "8000",
+        "engine-health-path": "/health",
+        "cloudflared-image": CLOUDFLARED,
+        "tunnel-token-secret": TUNNEL_SECRET,
+        "hugging-face-token-secret": HUB_SECRET,
+        "shutdown-timeout": "20",
+        "revision": "r1",
+    }
+    guest.open()
+    yield guest
+    guest.close()
+
+
+def up(guest: Guest, boots: int = 1) -> Guest:
+    """The guest, once both containers of so many boots have started."""
+    guest.until(STARTED, boots)
+    guest.until(READY, boots)
+    guest.wait_for(lambda: len(guest.containers()) >= 2 * boots, "both containers")
+    return guest
+
+
+def engines(guest: Guest) -> list[list[str]]:
+    """The arguments of every engine that was started."""
+    return [it["arguments"] for it in guest.containers() if "tunnel" not in it["arguments"]]
+
+
+def test_a_boot_starts_the_engine_and_the_tunnel(guest: Guest) -> None:
+    """After a boot the engine answers on its port, and both units run."""
+    up(guest.boot())
+
+    assert "200" in guest.sh("curl -so /dev/null -w '%{http_code}' http://10.10.0.7:8000/health")
+    assert guest.sh("systemctl is-active llm-endpoint-engine cloudflared") == "active\nactive\n"
+    assert guest.sh("docker ps --format '{{.Names}}' | sort").split() == [
+        "cloudflared",
+        "llm-endpoint-engine",
+    ]
+
+
+def test_every_phase_is_logged_with_its_duration(guest: Guest) -> None:
+    """What a boot spent its time on can be read off the console."""
+    console = up(guest.boot()).console
+
+    phases = re.findall(r"llm-endpoint phase=(\S+) seconds=\d+\.\d status=ok", console)
+    assert sorted(phases) == [
+        "engine-image",
+        "engine-ready",
+        "engine-start",
+        "gpu",
+        "hugging-face-token",
+        "prepare",
+        "prune",
+        "tunnel-image",
+        "tunnel-start",
+        "tunnel-token",
+    ]
+
+
+def test_arguments_reach_the_engine_byte_for_byte(guest: Guest) -> None:
+    """No argument is split, expanded or run, whatever is in it."""
+    arguments = [
+        "Qwen/Qwen3-4B",
+        "--serve",
+        "--two words",
+        "  spaces  ",
+        "",
+        "'single' \"double\"",
+        "$(touch /var/tmp/ran)",
+        "`touch /var/tmp/ran`",
+        "; touch /var/tmp/ran #",
+        "${HOME} $HOME %n %% \\ \\n * ~",
+        '{"json": [1, true]}',
+        "grüße 你好 🚀",
+        "-",
+        "--",
+    ]
+    guest.cloud.metadata["engine-args"] = "\n".join(arguments)
+    guest.cloud.metadata["engine-env"] = "QUOTED='$(touch /var/tmp/ran)' \"x\"\nEMPTY="
+
+    up(guest.boot())
+
+    (engine,) = [it for it in guest.containers() if "--serve" in it["arguments"]]
+    assert engine["arguments"] == arguments
+    assert engine["environment"]["QUOTED"] == "'$(touch /var/tmp/ran)' \"x\""
+    assert engine["environment"]["EMPTY"] == ""
+    assert guest.sh("ls /var/tmp") == ""
+
+
+def test_secrets_are_nowhere_but_in_files_for_root(guest: Guest) -> None:
+    """No token is in a process list, an environment, a log, a unit, or on the disk."""
+    secrets = (TUNNEL_TOKEN, HUB_TOKEN, ACCESS_TOKEN)
+    up(guest.boot())
+
+    looked = {
+        "processes": guest.sh("cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n'"),
+        "console": guest.console.replace(f'"secret": ["{TUNNEL_TOKEN}"]', ""),
+        "units": guest.sh("cat /run/systemd/system/*"),
+        "docker": guest.sh("docker inspect cloudflared llm-endpoint-engine"),
+    }
+    assert "llm-endpoint-engine" in looked["processes"]
+    assert [(where, it) for where, text in looked.items() for it in secrets if it in text] == []
+    pattern = "|".join(secrets)
+    found = guest.sh(f"grep -rlE '{pattern}' /etc /var /opt /root /tmp /run /dev/shm 2>&1")
+    logs = {"/run/rehearsal/console.log", "/run/log/journal.jsonl"}  # the fake container's report
+    assert set(found.split()) - logs == {
+        "/run/llm-endpoint/cloudflared/token",
+        "/run/llm-endpoint/llm-endpoint-engine/hugging-face-token",
+    }
+    modes = guest.sh("stat -c '%a %u' /run/llm-endpoint /run/llm-endpoint/*/*token")
+    assert modes.split("\n")[:-1] == ["700 0", "400 0", "400 0"]
+
+
+def test_the_containers_get_only_what_they_need(guest: Guest) -> None:
+    """The tunnel has its token and no capability; the engine has the GPU and not the token."""
+    up(guest.boot())
+
+    found = {("tunnel" in it["arguments"]): it for it in guest.containers()}
+    tunnel, engine = found[True], found[False]
+    assert tunnel["secret"] == [TUNNEL_TOKEN]
+    assert int(tunnel["capabilities"], 16) == 0
+    assert (tunnel["gpus"], engine["gpus"]) == (0, 1)
+    assert engine["secrets"] == ["hugging-face-token"]
+    assert "llm-endpoint" not in engine["run"] + tunnel["run"]
+
+
+def test_an_open_model_needs_no_token(guest: Guest) -> None:
+    """Without a Hugging Face token the engine starts, and nothing is mounted for it."""
+    del guest.cloud.metadata["hugging-face-token-secret"]
+    up(guest.boot())
+
+    assert [it["secrets"] for it in guest.containers() if it["gpus"]] == [[]]
+
+
+def test_a_reboot_takes_up_what_has_changed(guest: Guest) -> None:
+    """New arguments and a rotated secret hold after a reboot; images are not pulled again."""
+    up(guest.boot())
+    guest.cloud.metadata["engine-args"] = "another/model\n--serve"
+    guest.cloud.secrets[TUNNEL_SECRET] = "rotated"
+    pulls = sum("/manifests/" in it for it in guest.cloud.requests)
+
+    guest.run(guest.machine.reboot())
+    up(guest, boots=2)
+
+    assert engines(guest) == [["Qwen/Qwen3-4B", "--serve"], ["another/model", "--serve"]]
+    assert [it["secret"] for it in guest.containers()][-2:].count(["rotated"]) == 1
+    assert sum("/manifests/" in it for it in guest.cloud.requests) == pulls
+
+
+def test_running_it_again_restarts_only_what_has_changed(guest: Guest) -> None:
+    """An operator may run the script at any time: a working engine is not interrupted."""
+    up(guest.boot())
+    script = "curl -s -H 'Metadata-Flavor: Google' http://metadata.google.internal/computeMetadata/v1/instance/attributes/startup-script | bash"
+
+    assert "llm-endpoint started" in guest.sh(script)
+    assert len(guest.containers()) == 2
+    guest.cloud.metadata["engine-args"] = "another/model\n--serve"
+    assert "llm-endpoint started" in guest.sh(script)
+    guest.wait_for(lambda: len(guest.containers()) == 3, "third container")
+
+    assert engines(guest)[-1] == ["another/model", "--serve"]
+
+
+def test_an_engine_that_dies_is_started_again(guest: Guest) -> None:
+    """A crash costs a restart and nothing more."""
+    up(guest.boot())
+    guest.sh("docker kill llm-endpoint-engine")
+
+    guest.until(READY, times=2)
+
+    assert len(engines(guest)) == 2
+    assert "llm-endpoint-engine.service: Main process exited, code=exited, status=137" in (
+        guest.console
+    )
+
+
+def test_an_engine_that_cannot_start_is_tried_again(guest: Guest) -> None:
+    """The unit is never taken for ready, and never stuck, while the engine keeps crashing."""
+    guest.cloud.metadata["engine-args"] = "Qwen/Qwen3-4B\n--crash"
+    guest.boot()
+
+    guest.until("llm-endpoint-engine.service: Scheduled restart job, restart counter is at 2")
+
+    assert READY not in guest.console
+    assert guest.sh("systemctl is-active cloudflared") == "active\n"
+
+
+def test_a_container_that_was_left_behind_is_replaced(guest: Guest) -> None:
+    """A start does not fail over the name of a container whose client was killed."""
+    up(guest.boot())
+    guest.sh("kill -9 $(systemctl show llm-endpoint-engine | sed -n s/MainPID=//p)")
+
+    guest.until(READY, times=2)
+
+    assert guest.sh("docker ps --format '{{.Names}}'").count("llm-endpoint-engine") == 1
+
+
+def test_images_of_earlier_versions_are_removed(guest: Guest) -> None:
+    """A new engine version does not fill the disk with the old one."""
+    up(guest.boot())
+    newer = ENGINE.replace("v0.33.0", "v0.34.0")
+    guest.cloud.images.add(newer)
+    guest.cloud.metadata["engine-image"] = newer
+
+    guest.run(guest.machine.reboot())
+    up(guest, boots=2)
+
+    assert sorted(guest.sh("docker image ls --format '{{.Tag}}'").split()) == [
+        "2026.8.2",
+        "v0.34.0",
+    ]
+
+
+def test_a_role_that_is_still_spreading_is_waited_for(guest: Guest) -> None:
+    """A machine that boots right after its roles were granted does not give up at the first 403."""
+    guest.cloud.refusals = {SECRETS: [403, 403, 403], REGISTRY: [403, 403]}
+    up(guest.boot())
+
+    assert engines(guest) == [["Qwen/Qwen3-4B", "--serve"]]
+
+
+MISTAKES = {
+    "missing key": (
+        {"engine-image": None},
+        "instance metadata has no 'engine-image'",
+        "run it again",
+    ),
+    "port": ({"engine-port": "80; reboot"}, "'engine-port' is '80; reboot'", "a whole number"),
+    "secret": (
+        {"tunnel-token-secret": "projects/1/secrets/none/versions/1"},
+        "Secret Manager answered 404 for projects/1/secrets/none/versions/1: Secret Version",
+        "roles/secretmanager.secretAccessor",
+    ),
+    "image": (
+        {"engine-image": ENGINE + "-typo"},
+        f"manifest for {ENGINE}-typo not found: manifest unknown",
+        "roles/artifactregistry.reader",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_with_the_next_step(guest: Guest, mistake: str) -> None:
+    """The console says what is wrong, which value it was, and what to do; the boot has failed."""
+    changes, reason, remedy = MISTAKES[mistake]
+    for key, value in changes.items():
+        if value is None:
+            del guest.cloud.metadata[key]
+        else:
+            guest.cloud.metadata[key] = value
+    guest.boot()
+
+    console = guest.until("Finished running startup scripts.")
+
+    assert reason in console
+    (error,) = [it for it in console.splitlines() if "llm-endpoint error: " in it and remedy in it]
+    assert 'Script "startup-script" failed with error: exit status 1' in console
+    assert STARTED not in console
+    assert error
+
+
+def test_one_failure_leaves_the_rest_running(guest: Guest) -> None:
+    """With an image that does not exist the tunnel is up all the same, so that clients see 502."""
+    guest.cloud.metadata["engine-image"] = ENGINE + "-typo"
+    guest.boot()
+
+    console = guest.until("Finished running startup scripts.")
+
+    assert "phase=engine-image" in console
+    assert re.search(r"phase=engine-image seconds=\S+ status=failed", console)
+    assert guest.sh("systemctl is-active cloudflared") == "active\n"
+
+
+def test_a_machine_without_a_gpu_says_so(guest: Guest) -> None:
+    """A driver that sees no GPU is reported in its own words, with what to change."""
+    guest.remove_gpu()
+    guest.boot()
+
+    console = guest.until("Finished running startup scripts.")
+
+    assert "nvidia-smi says: No devices were found" in console
+    assert "set bootImage" in console
+
+
+def test_an_image_without_docker_is_named(guest: Guest) -> None:
+    """A boot image that lacks what is needed stops the boot before anything is fetched."""
+    guest.cloud.metadata["startup-script"] = STARTUP_SCRIPT.read_text().replace(
+        "curl base64 sed", "curl absent-command sed"
+    )
+    guest.boot()
+
+    console = guest.until("Finished running startup scripts.")
+
+    assert "this image has no 'absent-command': set bootImage" in console
+    assert not any(it.startswith(SECRETS) for it in guest.cloud.requests)
+
+
+def test_a_stop_lets_the_containers_finish(guest: Guest) -> None:
+    """The power button ends both units with SIGTERM and their grace, not with SIGKILL."""
+    up(guest.boot())
+
+    guest.run(guest.machine.stop(grace_s=30))
+
+    assert "Reached target poweroff.target" in guest.console
+    assert guest.console.count("container ended on SIGTERM") == 2
