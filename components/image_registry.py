@@ -1,0 +1,71 @@
+"""Docker Hub's images, kept in the machine's own region."""
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+import pulumi
+from pulumi_gcp import artifactregistry
+
+from components.ordering import after
+
+KEPT_DAYS = 30
+"""An image not fetched anew for so long is dropped; a machine that needs it fetches it again."""
+
+
+class ImageRegistryArgs(TypedDict):
+    project: pulumi.Input[str]
+    region: str
+    repository_id: str
+    """Google makes none up: it must differ between the stacks of a project and region."""
+    labels: Mapping[str, str]
+    reader: pulumi.Input[str]
+    """The IAM member that may pull."""
+
+
+class ImageRegistry(pulumi.ComponentResource):
+    """A remote repository: it fetches what is asked of it from Docker Hub, and keeps it a while."""
+
+    url: pulumi.Output[str]
+    """What to write before a Docker Hub name such as `vllm/vllm-openai`, once it can be pulled."""
+
+    def __init__(
+        self, name: str, args: ImageRegistryArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("llm-endpoint:index:ImageRegistry", name, {}, opts)
+        child = pulumi.ResourceOptions(parent=self)
+
+        repository = artifactregistry.Repository(
+            f"{name}-docker-hub",
+            project=args["project"],
+            location=args["region"],
+            repository_id=args["repository_id"],
+            format="DOCKER",
+            mode="REMOTE_REPOSITORY",
+            remote_repository_config={"docker_repository": {"public_repository": "DOCKER_HUB"}},
+            cleanup_policies=[
+                {
+                    "id": "drop-old",
+                    "action": "DELETE",
+                    "condition": {"tag_state": "ANY", "older_than": f"{KEPT_DAYS * 86400}s"},
+                },
+                {
+                    "id": "keep-newest",
+                    "action": "KEEP",
+                    "most_recent_versions": {"keep_count": 2},
+                },
+            ],
+            labels=args["labels"],
+            opts=child,
+        )
+        reader = artifactregistry.RepositoryIamMember(
+            f"{name}-docker-hub-reader",
+            project=args["project"],
+            location=args["region"],
+            repository=repository.repository_id,
+            role="roles/artifactregistry.reader",
+            member=args["reader"],
+            opts=child,
+        )
+
+        self.url = after(repository.registry_uri, reader)
+        self.register_outputs({"url": self.url})

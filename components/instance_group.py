@@ -1,0 +1,116 @@
+"""How many machines there are, where, and what happens when one dies or must change."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypedDict
+
+import pulumi
+from pulumi_command import local
+from pulumi_gcp import compute
+
+from components.catalogue import Provisioning
+from components.ordering import after
+
+Rollout = Literal["replace", "surge", "manual"]
+
+TARGET_SIZE_POLICIES: Mapping[
+    Provisioning, list[compute.RegionInstanceGroupManagerTargetSizePolicyArgsDict]
+] = {"flex-start": [{"mode": "BULK"}]}
+"""A group queues for flex-start capacity only in bulk,
+https://docs.cloud.google.com/compute/docs/instance-groups/about-bulk-mode."""
+
+OUTAGE = (
+    "The machines are being replaced: the endpoint is DOWN from now until a new one has loaded"
+    " the model. (llm-endpoint:rollout surge avoids this where the GPU quota has room.)"
+)
+
+
+class InstanceGroupArgs(TypedDict):
+    project: pulumi.Input[str]
+    region: str
+    zones: Sequence[str]
+    """Where the group may look for a GPU."""
+    template: pulumi.Input[str]
+    revision: pulumi.Input[str]
+    """Changes when the template's machines do."""
+    provisioning: Provisioning
+    replicas: int
+    rollout: Rollout
+    health_port: int
+    health_path: str
+    repair_after_s: int
+    """Seconds that a machine gets to load the model before it is replaced as broken."""
+
+
+class InstanceGroup(pulumi.ComponentResource):
+    """A regional group that takes its machines where there are GPUs, and replaces broken ones."""
+
+    group: pulumi.Output[str]
+    """The group's name, once it has been told which machines to run."""
+
+    def __init__(
+        self, name: str, args: InstanceGroupArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("llm-endpoint:index:InstanceGroup", name, {}, opts)
+        child = pulumi.ResourceOptions(parent=self)
+
+        health = compute.HealthCheck(
+            f"{name}-health",
+            project=args["project"],
+            http_health_check={"port": args["health_port"], "request_path": args["health_path"]},
+            check_interval_sec=15,
+            timeout_sec=10,
+            healthy_threshold=1,
+            unhealthy_threshold=4,
+            opts=child,
+        )
+        announcements: list[pulumi.Resource] = []
+        if args["rollout"] == "replace":
+            # Silent when created; an update comes before the group hears of the new template.
+            announcement = local.Command(
+                f"{name}-outage",
+                update=f"echo '{OUTAGE}'",
+                environment={"REVISION": args["revision"]},
+                opts=child,
+            )
+            announcements.append(announcement)
+        group = compute.RegionInstanceGroupManager(
+            f"{name}-group",
+            project=args["project"],
+            region=args["region"],
+            base_instance_name=name,
+            versions=[{"instance_template": after(args["template"], *announcements)}],
+            target_size=args["replicas"],
+            distribution_policy_zones=sorted(args["zones"]),
+            # An EVEN group pins its machine to one zone and waits there through a stockout.
+            distribution_policy_target_shape="ANY",
+            target_size_policies=TARGET_SIZE_POLICIES.get(args["provisioning"]),
+            update_policy=update_policy(args["rollout"], len(args["zones"])),
+            auto_healing_policies={
+                "health_check": health.id,
+                "initial_delay_sec": args["repair_after_s"],
+            },
+            # A stockout would block here until the operation times out.
+            wait_for_instances=False,
+            # Most GPU quotas have no room for the machines of two groups.
+            opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
+        )
+
+        self.group = group.name
+        self.register_outputs({"group": self.group})
+
+
+def update_policy(
+    rollout: Rollout, zones: int
+) -> compute.RegionInstanceGroupManagerUpdatePolicyArgsDict:
+    """How the group brings machines up to date.
+
+    A regional group takes 0 or at least its number of zones for either figure.
+    """
+    return {
+        "type": "OPPORTUNISTIC" if rollout == "manual" else "PROACTIVE",
+        "minimal_action": "REPLACE",
+        "replacement_method": "SUBSTITUTE",
+        "instance_redistribution_type": "NONE",
+        "max_surge_fixed": zones if rollout == "surge" else 0,
+        "max_unavailable_fixed": 0 if rollout == "surge" else zones,
+    }
