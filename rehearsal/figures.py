@@ -25,6 +25,15 @@ FIGURES: dict[str, Figure] = {
     # Images, through a remote repository in the region
     "pull vllm/vllm-openai": Figure(214, "llm-d PR #1902 (2026-06): Llama-3.1-8B on one L4, GKE"),
     "pull cloudflare/cloudflared": Figure(3, "U: 25 MB"),
+    # What the provider plugins wait for
+    "enable API": Figure(8.5, "measured: pulumi-gcp 10, even when the API answers at once"),
+    "service account": Figure(11, "measured: pulumi-gcp 10, even when the API answers at once"),
+    "IAM member": Figure(4.5, "measured: pulumi-gcp 10, even when the API answers at once"),
+    "compute operation": Figure(
+        11, "terraform-provider-google polls an operation at once, then every 10 s"
+    ),
+    "Google call": Figure(1, "U: one request that is done when it is answered"),
+    "Cloudflare call": Figure(1, "U: one request that is done when it is answered"),
 }
 
 
