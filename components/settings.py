@@ -5,6 +5,8 @@ import inspect
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_origin
 
 import pulumi
@@ -291,14 +293,21 @@ SECRETS = {
 
 
 def _value(setting: str, text: str | None) -> Any:
-    field = Settings.model_fields[setting]
     value: Any = text
-    if get_origin(field.annotation) is tuple and text is not None:
-        try:
+    if _is_list(setting) and text is not None:
+        with suppress(ValueError):  # Text that is no list is refused as such.
             value = json.loads(text)
-        except ValueError:
-            value = text  # which is no list, as the validation will find
-    return TypeAdapter[Any](field.rebuild_annotation()).validate_python(value)
+    return _adapter(setting).validate_python(value)
+
+
+@cache
+def _adapter(setting: str) -> TypeAdapter[Any]:
+    """One setting's validator: a model's own stops before the rules when one value is wrong."""
+    return TypeAdapter(Settings.model_fields[setting].rebuild_annotation())
+
+
+def _is_list(setting: str) -> bool:
+    return get_origin(Settings.model_fields[setting].annotation) is tuple
 
 
 def _rule(setting: str) -> Rule:
@@ -307,7 +316,7 @@ def _rule(setting: str) -> Rule:
 
 def _wrong_values(setting: str, error: ValidationError) -> Iterator[Problem]:
     rule = _rule(setting)
-    listed = get_origin(Settings.model_fields[setting].annotation) is tuple
+    listed = _is_list(setting)
     for detail in error.errors(include_url=False, include_context=False):
         index = detail["loc"][0] if listed and detail["loc"] else None
         value = "not set" if detail["input"] is None else repr(detail["input"])

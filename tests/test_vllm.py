@@ -1,0 +1,223 @@
+"""The engine's container, and what of it the world may reach."""
+
+import re
+
+import pytest
+
+from components import vllm, vllm_flags
+from components.settings import Settings
+from tests.stack_config import SECRET_KEYS, configuration
+
+
+def container(
+    changes: dict[str, str] | None = None, stack: str = "dev", *, token: bool = False
+) -> vllm.EngineContainer:
+    """The container of a committed stack with changes."""
+    settings = Settings.parse(configuration(stack, changes), SECRET_KEYS)
+    return vllm.container(settings, revision="r1", token=token)
+
+
+def flags(engine: vllm.EngineContainer) -> dict[str, object]:
+    """What vLLM understands of the container's arguments; the last value of each flag."""
+    model, *args = engine.args
+    assert not model.startswith("-")
+    values, unknown = vllm_flags.parse(args)
+    assert unknown == []
+    return {flag: given[-1] for flag, given in values.items()}
+
+
+@pytest.mark.parametrize("stack", ["dev", "prod"])
+def test_vllm_has_every_flag_that_the_program_sets(stack: str) -> None:
+    """The program's own flags are spelt in full, so that no new flag makes them ambiguous."""
+    engine = container(stack=stack)
+
+    assert flags(engine)
+    assert {arg.partition("=")[0] for arg in engine.args[1:]} <= vllm_flags.FLAGS.keys()
+
+
+def test_the_model_is_served_as_configured() -> None:
+    """Model, revision, context length, memory share and number of GPUs reach vLLM."""
+    engine = container(
+        {
+            "llm-endpoint:modelRevision": "abc123",
+            "llm-endpoint:maxModelLen": "4096",
+            "llm-endpoint:gpuCount": "2",
+            "llm-endpoint:gpuMemoryUtilization": "0.8",
+        }
+    )
+
+    assert engine.args[0] == "Qwen/Qwen3-4B"
+    assert (
+        flags(engine).items()
+        >= {
+            "--revision": "abc123",
+            "--max-model-len": "4096",
+            "--tensor-parallel-size": 2,
+            "--gpu-memory-utilization": 0.8,
+        }.items()
+    )
+
+
+def test_without_a_revision_the_newest_is_taken() -> None:
+    """An empty revision is not handed to vLLM."""
+    assert "--revision" not in flags(container())
+
+
+def test_a_t4_computes_in_float16() -> None:
+    """A T4 has no bfloat16; newer GPUs take what the model asks for."""
+    assert flags(container({"llm-endpoint:gpu": "nvidia-tesla-t4"}))["--dtype"] == "float16"
+    assert "--dtype" not in flags(container())
+
+
+def test_streams_stay_open_through_the_tunnel() -> None:
+    """An idle stream gets a comment long before Cloudflare's read timeout of 100 seconds."""
+    assert flags(container())["--sse-keep-alive-interval"] in range(1, 50)
+
+
+@pytest.mark.parametrize(
+    ("provisioning", "hours", "notice"),
+    [("spot", "0", 30), ("standard", "0", 90), ("flex-start", "24", 90)],
+)
+def test_requests_end_before_the_machine_does(provisioning: str, hours: str, notice: int) -> None:
+    """Requests in flight get most of the notice that Google gives a machine, and not all of it."""
+    engine = container(
+        {"llm-endpoint:provisioning": provisioning, "llm-endpoint:maxRunHours": hours}
+    )
+
+    assert flags(engine)["--shutdown-timeout"] == engine.shutdown_timeout_s
+    assert notice / 2 < engine.shutdown_timeout_s <= notice - 10
+
+
+def test_the_new_machine_can_be_told_from_the_old() -> None:
+    """Answers carry the machine's revision as system_fingerprint."""
+    given = flags(container())
+
+    assert (given["--fingerprint-mode"], given["--fingerprint-value"]) == ("custom", "r1")
+
+
+def test_prompts_stay_private() -> None:
+    """vLLM logs no prompts and reports no usage."""
+    engine = container()
+
+    assert not flags(engine).keys() & {"--enable-log-requests", "--enable-log-outputs"}
+    assert engine.env.items() >= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}.items()
+
+
+def test_a_stacks_own_flags_come_last() -> None:
+    """A stack may overrule what is not the program's: the last value counts."""
+    engine = container(
+        {
+            "llm-endpoint:gpu": "nvidia-tesla-t4",
+            "llm-endpoint:engineArgs": '["--dtype=float32", "--max-num-seqs", "8"]',
+        }
+    )
+
+    assert engine.args[-3:] == ("--dtype=float32", "--max-num-seqs", "8")
+    assert flags(engine)["--dtype"] == "float32"
+
+
+def test_the_token_comes_as_a_file_or_not_at_all() -> None:
+    """The environment names the token's file, and only where there is a token."""
+    assert container(token=True).env["HF_TOKEN_PATH"] == vllm.TOKEN_FILE
+    assert "HF_TOKEN_PATH" not in container().env
+
+
+def test_a_mirror_is_used() -> None:
+    """Models come from where the stack says."""
+    mirror = {"llm-endpoint:huggingFaceEndpoint": "https://mirror.example.com"}
+
+    assert container(mirror).env["HF_ENDPOINT"] == "https://mirror.example.com"
+
+
+def test_the_image_is_pinned() -> None:
+    """A version becomes a tag, a digest stays a digest."""
+    assert vllm.image("0.33.0") == "vllm/vllm-openai:v0.33.0"
+    assert vllm.image("sha256:" + "a" * 64) == "vllm/vllm-openai@sha256:" + "a" * 64
+
+
+def reachable(path: str) -> bool:
+    """Whether cloudflared would let the path through: Go's MatchString looks anywhere in it."""
+    # Python's $ also matches before a final line break, Go's does not.
+    return any(re.search(re.sub(r"\$$", r"\\Z", tied), path) for tied in vllm.PUBLIC_PATHS)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/embeddings"),
+        *("/v1/responses", "/v1/responses/resp_1-a", "/v1/responses/resp_1/cancel"),
+        *("/v1/audio/transcriptions", "/v1/audio/translations"),
+    ],
+)
+def test_openais_api_is_reachable(path: str) -> None:
+    """What an OpenAI client calls gets through."""
+    assert reachable(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/health", "/metrics", "/version", "/load", "/ping", "/docs", "/openapi.json"),
+        *("/invocations", "/pause", "/resume", "/abort_requests", "/update_weights", "/sleep"),
+        *("/tokenize", "/detokenize", "/score", "/rerank", "/pooling", "/classify"),
+        *("/collective_rpc", "/server_info", "/scale_elastic_ep", "/inference/v1/generate"),
+        *("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/realtime", "/v1", "/v1/"),
+        *("/v1/chat/completions/", "/v1/chat/completions/render", "/v1/chat/completions/batch"),
+        *("/v1/../metrics", "/v1/models/../../metrics", "/v1/models%2f..%2f..%2fmetrics"),
+        *("/v1/%2e%2e/metrics", "//metrics", "/metrics//v1/models", "/x/v1/models"),
+        *("/v1//models", "/v1/responses/../../metrics", "/v1/responses/%2e%2e/%2e%2e/pause"),
+        *("/V1/models", "/v1/models;x", "/v1/models\n", "/metrics\n/v1/models", "/v1/models/x"),
+    ],
+)
+def test_nothing_else_is_reachable(path: str) -> None:
+    """Metrics, administration, other dialects and paths that resolve to them find no rule."""
+    assert not reachable(path)
+
+
+@pytest.mark.parametrize(
+    ("args", "values", "unknown"),
+    [
+        (["--max-num-seqs", "8"], {"--max-num-seqs": [8]}, []),
+        (["--max_num_seqs=8"], {"--max-num-seqs": [8]}, []),
+        (["--tensor-par", "2"], {"--tensor-parallel-size": [2]}, []),
+        (["-tp", "2"], {"--tensor-parallel-size": [2]}, []),
+        (["-n2"], {"--nnodes": [2]}, []),
+        (["-O3"], {"--optimization-level": ["3"]}, []),
+        (["-O=3"], {"--optimization-level": ["3"]}, []),
+        (["--compilation_config.a_b", "3"], {"--compilation-config": ["{}"]}, []),
+        (["-cc.mode=3"], {"--compilation-config": ["{}"]}, []),
+        (["--no-enable-prefix-caching"], {"--enable-prefix-caching": [True]}, []),
+        (["--disable-prefix-caching"], {"--enable-prefix-caching": [True]}, []),
+        (["--hf-token"], {"--hf-token": [None]}, []),
+        (["--lora-modules", "a=b", "c=d"], {"--lora-modules": ["a=b", "c=d"]}, []),
+        (["--task=generate"], {}, ["--task=generate"]),
+        (["another/model"], {}, ["another/model"]),
+    ],
+)
+def test_arguments_are_read_as_vllm_reads_them(
+    args: list[str], values: dict[str, object], unknown: list[str]
+) -> None:
+    """Abbreviations, underscores, short forms, dotted JSON and counterparts, as vLLM's parser."""
+    assert vllm_flags.parse(args) == (values, unknown)
+
+
+@pytest.mark.parametrize(
+    ("arg", "words"),
+    [
+        ("--max-num-seqs=many", "argument --max-num-seqs: invalid int value: 'many'"),
+        ("--max-num-seqs", "argument --max-num-seqs: expected one argument"),
+        ("--dtype=bf16", "argument --dtype: invalid choice: 'bf16'"),
+        ("--max-lora-rank=3", "argument --max-lora-rank: invalid choice: 3"),
+        ("--max-num=8", "ambiguous option: --max-num=8 could match --max-num-"),
+        ("--compilation-config.mode", "argument --compilation-config/-cc: expected one argument"),
+    ],
+)
+def test_wrong_values_are_refused_in_vllms_words(arg: str, words: str) -> None:
+    """What vLLM's parser says is what a person finds when looking it up."""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        vllm_flags.parse([arg])
+
+
+def test_forbidden_flags_exist() -> None:
+    """A flag that vLLM does not have needs no prohibition; each is named by its first spelling."""
+    assert all(vllm_flags.FLAGS[name].names[0] == name for name in vllm_flags.NOT_YOURS)
