@@ -23,7 +23,7 @@ anywhere; no part can match a dot, a percent sign or an empty segment, so `/v1/.
 `/v1/%2e%2e/metrics` and `//metrics` find no rule, whoever resolves them."""
 
 SSE_KEEP_ALIVE_S = 15
-"""Seconds of silence after which a stream gets a comment; Cloudflare closes it after 100."""
+"""Seconds of silence after which a stream gets a comment; Cloudflare closes it after 100 to 120."""
 
 SHUTDOWN_S = {"spot": 20, "standard": 60, "flex-start": 60}
 """Seconds that requests in flight get. A Spot machine is gone 30 seconds after its notice,
