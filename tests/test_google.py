@@ -21,6 +21,8 @@ from rehearsal.google.instances import GROUP, Surroundings
 from rehearsal.google.metadata import INSTANCE, MetadataServer
 from rehearsal.google.registry import Registry
 from rehearsal.google.secret_manager import SecretManager, crc32c
+from rehearsal.internet import Internet
+from rehearsal.machines import machine
 from rehearsal.machines.machine import MachineSpec
 from rehearsal.store import Body
 from rehearsal.world import Accounts, World
@@ -34,6 +36,7 @@ GROUP_ID = f"projects/{PROJECT}/regions/{REGION}/instanceGroupManagers/llm"
 SECRET = f"projects/{PROJECT}/secrets/tunnel-token"
 REPOSITORY = f"projects/{PROJECT}/locations/{REGION}/repositories/hub"
 ZONES = [f"{REGION}-{letter}" for letter in "abc"]
+SITES = ["secretmanager.googleapis.com", HOST, "team.cloudflareaccess.com"]
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -284,11 +287,11 @@ def test_secrets_are_refused_as_google_refuses_them(
         case, headers
     )
     row = world.store.get(secret_manager.VERSION, "1") or {}
-    changes: dict[str, Body] = {
-        "disabled": {"enabled": False},
-        "destroyed": {"destroyTime": "2026-01-01T00:00:00Z"},
-    }
-    world.store.put(secret_manager.VERSION, "1", row | changes.get(case, {}))
+    if case == "disabled":
+        world.store.put(secret_manager.VERSION, "1", row | {"enabled": False})
+    if case == "destroyed":
+        world.store.put(secret_manager.DESTROYED, "1", {"secret": SECRET, "version": "1"})
+        world.store.delete(secret_manager.VERSION, "1")
     if case == "deleted account":
         world.store.delete(iam.ACCOUNT, MACHINE)
     secret = SECRET + "-2" if case == "other secret" else SECRET
@@ -487,10 +490,10 @@ class FakeMachine:
     async def wait(self) -> None:
         await self._off.wait()
 
-    def listen(self, address: str, port: int) -> socket.socket:
+    async def listen(self, address: str, port: int) -> socket.socket:
         return socket.create_server(("127.0.0.1", 0))
 
-    def connect(self, address: str, port: int) -> socket.socket:
+    async def connect(self, address: str, port: int) -> socket.socket:
         assert (address, port) == (self.spec.internal_ip, 8000)
         assert self._engine
         return socket.create_connection(self._engine.sockets[0].getsockname())
@@ -508,29 +511,30 @@ class FakeMachine:
 class Cloud:
     """A running controller and the machines that it booted, oldest first."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, internet: Internet | None = None) -> None:
         self.world = world
+        self.identity = Identity(world.store)
         self.machines: list[FakeMachine] = []
         self.engines_start = True
         self.most = 0
         self.groups = InstanceGroups(
             Surroundings(
                 world=world,
-                identity=Identity(world.store),
-                boot=self._boot,
-                names=lambda: ["secretmanager.googleapis.com", HOST, "team.cloudflareaccess.com"],
-                serve_https=self._serve,
+                identity=self.identity,
+                boot=machine.boot if internet else self._boot,
+                names=internet.names if internet else lambda: SITES,
+                serve_https=internet.serve if internet else self._serve,
                 accept_tunnels=self._serve,
                 ca=world.directory / "ca.pem",
             )
         )
 
     async def _boot(self, _: World, spec: MachineSpec) -> FakeMachine:
-        machine = FakeMachine(spec, self.engines_start)
-        await machine.start()
-        self.machines.append(machine)
+        guest = FakeMachine(spec, self.engines_start)
+        await guest.start()
+        self.machines.append(guest)
         self.most = max(self.most, sum(it.running for it in self.machines))
-        return machine
+        return guest
 
     async def _serve(self, listening: socket.socket) -> asyncio.Server:
         return await asyncio.get_running_loop().create_server(asyncio.Protocol, sock=listening)
@@ -562,9 +566,9 @@ class Cloud:
 
 
 @asynccontextmanager
-async def running(world: World) -> AsyncGenerator[Cloud]:
-    """A controller that follows the world."""
-    cloud = Cloud(world)
+async def running(world: World, internet: Internet | None = None) -> AsyncGenerator[Cloud]:
+    """A controller that follows the world, with machines that boot where there is an internet."""
+    cloud = Cloud(world, internet)
     cloud.groups.start()
     try:
         yield cloud
@@ -572,7 +576,13 @@ async def running(world: World) -> AsyncGenerator[Cloud]:
         await cloud.groups.close()
 
 
-def declare(world: World, template: str = "one", policy: Body = REPLACE, size: int = 1) -> None:
+def declare(
+    world: World,
+    template: str = "one",
+    policy: Body = REPLACE,
+    size: int = 1,
+    script: str = "#!/bin/bash\n",
+) -> None:
     """Write a template, health check and group as the providers do."""
     put = world.store.put
     name = f"projects/{PROJECT}/regions/{REGION}/instanceTemplates/{template}"
@@ -581,7 +591,7 @@ def declare(world: World, template: str = "one", policy: Body = REPLACE, size: i
         "machineType": "g2-standard-8",
         "disks": [{"sourceImage": "projects/x/global/images/family/y"}],
         "metadata": {"revision": template},
-        "metadataStartupScript": "#!/bin/bash\n",
+        "metadataStartupScript": script,
         "networkInterfaces": [interface],
         "scheduling": {"provisioningModel": "SPOT", "preemptible": True},
         "serviceAccount": {"email": MACHINE, "scopes": [CLOUD_PLATFORM]},
@@ -800,3 +810,42 @@ def test_a_group_survives_the_daemon(world: World) -> None:
     before, after = rehearse(world, scenario), rehearse(world, again)
     assert before.machines[0].spec.name == after.machines[0].spec.name
     assert not before.machines[0].running
+
+
+SCRIPT = """#!/bin/bash
+set -eu
+metadata=http://metadata.google.internal/computeMetadata/v1/instance
+ask() { curl --silent --show-error --header 'Metadata-Flavor: Google' "$metadata/$1"; }
+token=$(ask service-accounts/default/token | sed 's/.*"access_token": "\\([^"]*\\)".*/\\1/')
+curl --silent --show-error --fail --header "Authorization: Bearer $token" \\
+  "https://secretmanager.googleapis.com/v1/SECRET/versions/latest:access"
+curl --silent --show-error --fail --user "oauth2accesstoken:$token" \\
+  "https://HOST/v2/PROJECT/hub/vllm/vllm-openai/manifests/v0.33.0"
+mkdir /tmp/engine && cd /tmp/engine && echo "revision $(ask attributes/revision)" | tee health
+exec python3 -m http.server 8000
+"""
+
+
+@pytest.mark.rehearsal
+def test_a_real_guest_boots_reads_its_secret_and_becomes_healthy(world: World) -> None:
+    """The startup script runs in a guest that meets Google as a VM does, and goes without trace."""
+    script = SCRIPT.replace("SECRET", SECRET).replace("HOST", HOST).replace("PROJECT", PROJECT)
+
+    async def run() -> str:
+        internet = Internet(world)
+        async with running(world, internet) as cloud:
+            pull_site = Registry(world, cloud.identity)
+            internet.site("*.pkg.dev", pull_site.handle, pull_site.names)
+            internet.site(secret_manager.HOST, SecretManager(world, cloud.identity).handle)
+            declare(world, script=script)
+            await cloud.serving()
+            (console,) = (world.directory / "machines").glob("*/console.log")
+            world.store.delete(GROUP, GROUP_ID)
+            await cloud.until(lambda: not cloud.rows)
+        await internet.close()
+        return console.read_text()
+
+    console = asyncio.run(run())
+    assert base64.b64encode("planted ✓".encode()).decode() in console
+    assert registry.SECONDS in console
+    assert "revision one" in console

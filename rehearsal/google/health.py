@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -17,7 +17,7 @@ FLOOR_S = 0.5
 """Shortest interval and, four times as long, timeout: this machine's slowness is not compressed."""
 
 State = Literal["UNKNOWN", "HEALTHY", "UNHEALTHY"]
-Connect = Callable[[str, int], socket.socket]
+Connect = Callable[[str, int], Awaitable[socket.socket]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class HealthCheck:
             return False
         try:
             async with asyncio.timeout(max(self.timeout_s / speed, 4 * FLOOR_S)):
-                return await self._ask(connect(instance["networkIp"], self.port))
+                return await self._ask(await connect(instance["networkIp"], self.port))
         except (OSError, TimeoutError):
             return False
 

@@ -41,8 +41,8 @@ class Machine(Protocol):
 
     @property
     def running(self) -> bool: ...
-    def listen(self, address: str, port: int) -> socket.socket: ...
-    def connect(self, address: str, port: int) -> socket.socket: ...
+    async def listen(self, address: str, port: int) -> socket.socket: ...
+    async def connect(self, address: str, port: int) -> socket.socket: ...
     async def wait(self) -> None: ...
     async def stop(self, grace_s: float) -> None: ...
     async def delete(self) -> None: ...
@@ -150,11 +150,12 @@ class Instance:
 
     async def _serve(self, machine: Machine) -> None:
         loop = asyncio.get_running_loop()
-        metadata = web.Server(MetadataServer(self._world, self._around.identity, self._id).handle)
-        sock = machine.listen(*METADATA)
+        answers = MetadataServer(self._world, self._around.identity, self._id).handle
+        metadata = web.Server(answers, access_log=None)
+        sock = await machine.listen(*METADATA)
         self._servers.append(await loop.create_server(metadata, sock=sock))
-        self._servers.append(await self._around.serve_https(machine.listen(*INTERNET)))
-        self._servers.append(await self._around.accept_tunnels(machine.listen(*EDGE)))
+        self._servers.append(await self._around.serve_https(await machine.listen(*INTERNET)))
+        self._servers.append(await self._around.accept_tunnels(await machine.listen(*EDGE)))
 
     async def _watch(self, machine: Machine) -> str:
         start = time.time()

@@ -13,6 +13,8 @@ from rehearsal.world import World
 
 HOST = "secretmanager.googleapis.com"
 VERSION = "gcp:secretmanager/secretVersion:SecretVersion"
+DESTROYED = "google:destroyed_secret_version"
+"""What the providers keep of a destroyed version: its secret and its number."""
 
 _ACCESS = re.compile(
     r"/v1/projects/(?P<project>[^/]+)/secrets/(?P<secret>[^/]+)/versions/(?P<version>[^/:]+):access"
@@ -53,35 +55,30 @@ class SecretManager:
                 f" '{name}/versions/{version}' (or it may not exist)."
             )
             raise CloudError(403, message, "PERMISSION_DENIED")
-        return _payload(self._find(name, f"projects/{numbers[project]}/secrets/{secret}", version))
+        return self._payload(name, f"projects/{numbers[project]}/secrets/{secret}", version)
 
-    def _find(self, secret: str, numbered: str, version: str) -> Body:
-        versions = {
-            body["version"]: body
-            for body in self._world.store.all(VERSION).values()
-            if body["secret"] == secret
-        }
-        if version == "latest" and versions:
-            version = max(versions, key=int)
+    def _payload(self, secret: str, numbered: str, version: str) -> Body:
+        """What :access answers. CloudError 404 or 400 when there is nothing to read."""
+        store = self._world.store
+        live = {it["version"]: it for it in store.all(VERSION).values() if it["secret"] == secret}
+        gone = {it["version"] for it in store.all(DESTROYED).values() if it["secret"] == secret}
+        if version == "latest":
+            version = max({*live, *gone}, key=int, default=version)
+        name = f"{numbered}/versions/{version}"
         if version == "latest":
             message = f"Secret [{numbered}] not found or has no versions."
             raise CloudError(404, message, "NOT_FOUND")
-        if version not in versions:
-            message = f"Secret Version [{numbered}/versions/{version}] not found."
-            raise CloudError(404, message, "NOT_FOUND")
-        return versions[version]
-
-
-def _payload(version: Body) -> Body:
-    """The answer to :access. CloudError 400 when the version is disabled or destroyed."""
-    state = "DESTROYED" if version.get("destroyTime") else "DISABLED"
-    if version.get("destroyTime") or not version.get("enabled", True):
-        message = f"Secret Version [{version['name']}] is in {state} state."
-        raise CloudError(400, message, "FAILED_PRECONDITION")
-    data: str = version.get("secretData") or version.get("secretDataWo") or ""
-    raw = base64.b64decode(data) if version.get("isSecretDataBase64") else data.encode()
-    payload = {"data": base64.b64encode(raw).decode(), "dataCrc32c": str(crc32c(raw))}
-    return {"name": version["name"], "payload": payload}
+        if version not in {*live, *gone}:
+            raise CloudError(404, f"Secret Version [{name}] not found.", "NOT_FOUND")
+        if version in gone or not live[version].get("enabled", True):
+            state = "DESTROYED" if version in gone else "DISABLED"
+            message = f"Secret Version [{name}] is in {state} state."
+            raise CloudError(400, message, "FAILED_PRECONDITION")
+        data: str = live[version].get("secretData") or live[version].get("secretDataWo") or ""
+        encoded = live[version].get("isSecretDataBase64")
+        raw = base64.b64decode(data) if encoded else data.encode()
+        payload = {"data": base64.b64encode(raw).decode(), "dataCrc32c": str(crc32c(raw))}
+        return {"name": name, "payload": payload}
 
 
 def crc32c(data: bytes) -> int:
