@@ -1,0 +1,447 @@
+"""What stands where the vLLM image would: `vllm serve MODEL --flags`, up to the server itself.
+
+Refuses what vLLM 0.33 refuses, in its words (read off its source): flags that it does not have,
+models that it cannot get, what does not fit the machine's GPUs. Takes as long to load as vLLM
+would. Weights are not downloaded and nothing is computed on a GPU; how much memory things take is
+reckoned from the model's shape.
+"""
+
+import asyncio
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+from urllib.parse import urlsplit
+
+import requests
+
+from components.vllm_flags import parse
+from rehearsal import figures, timeline
+from rehearsal.containers.vllm_server import Serving, serve
+
+VERSION = "0.33.0"
+GIB = 2**30
+
+
+class Gpu(NamedTuple):
+    """What CUDA says of a GPU."""
+
+    name: str
+    gib: float
+    capability: float
+
+
+GPUS = {
+    "nvidia-tesla-t4": Gpu("Tesla T4", 14.56, 7.5),
+    "nvidia-l4": Gpu("NVIDIA L4", 22.03, 8.9),
+    "nvidia-tesla-a100": Gpu("NVIDIA A100-SXM4-40GB", 39.39, 8.0),
+    "nvidia-a100-80gb": Gpu("NVIDIA A100-SXM4-80GB", 79.14, 8.0),
+    "nvidia-h100-80gb": Gpu("NVIDIA H100 80GB HBM3", 79.11, 9.0),
+    "nvidia-h100-mega-80gb": Gpu("NVIDIA H100 80GB HBM3", 79.11, 9.0),
+    "nvidia-h200-141gb": Gpu("NVIDIA H200", 139.72, 9.0),
+    "nvidia-b200": Gpu("NVIDIA B200", 178.35, 10.0),
+    "nvidia-rtx-pro-6000": Gpu("NVIDIA RTX PRO 6000 Blackwell Server Edition", 94.97, 12.0),
+}
+"""U: memory as `torch.cuda.mem_get_info` gives it, which is less than the data sheet says."""
+
+OVERHEAD_GIB = 1.4
+"""U: what is neither weights nor cache: CUDA context, peak activation, CUDA graphs."""
+FREE_SHARE = 0.985
+"""U: share of a GPU's memory that is free before anything runs."""
+MEMORY_HELP = "See https://docs.vllm.ai/en/latest/configuration/conserving_memory/"
+
+
+class StartError(Exception):
+    """vLLM does not start. `engine` is true when its engine process is the one that fails."""
+
+    def __init__(self, message: str, *, kind: str = "ValueError", engine: bool = False) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.engine = engine
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments that the stand-in acts upon; the others are checked and otherwise ignored."""
+
+    model: str
+    host: str
+    port: int
+    revision: str
+    dtype: str
+    tensor_parallel_size: int
+    gpu_memory_utilization: float
+    max_model_len: int | None
+    """None: as long as the model takes; -1: as long as fits."""
+    enforce_eager: bool
+    shutdown_timeout: int
+    sse_keep_alive_interval: int
+    served_names: tuple[str, ...]
+    fingerprint: str | None
+
+
+def options(arguments: list[str]) -> Options:
+    """The options of `vllm serve ARGUMENTS`. Exits 2 with argparse's message where vLLM would."""
+    with suppress(IndexError):
+        if not arguments[0].startswith("-"):
+            arguments = [f"--model={arguments[0]}", *arguments[1:]]
+    try:
+        values, unknown = parse(arguments)
+        if unknown:
+            usage_error(f"unrecognized arguments: {' '.join(unknown)}")
+
+        def one(flag: str, default: Any) -> Any:
+            return values.get(flag, [default])[-1]
+
+        model = one("--model", "Qwen/Qwen3-0.6B")
+        length = one("--max-model-len", None)
+        mode = one("--fingerprint-mode", "full")
+        tensor_parallel_size = one("--tensor-parallel-size", 1)
+        parallel = f"-tp{tensor_parallel_size}" if tensor_parallel_size > 1 else ""
+        fingerprints = {
+            "custom": one("--fingerprint-value", None),
+            "none": None,
+            "hash": f"vllm-{VERSION}-00000000",
+            "full": f"vllm-{VERSION}{parallel}-00000000",
+        }
+        return Options(
+            model=model,
+            host=one("--host", "0.0.0.0"),  # noqa: S104 # vLLM listens everywhere, too
+            port=one("--port", 8000),
+            revision=one("--revision", "main"),
+            dtype=one("--dtype", "auto"),
+            tensor_parallel_size=tensor_parallel_size,
+            gpu_memory_utilization=one("--gpu-memory-utilization", 0.92),
+            max_model_len=None if length is None else human_readable(length),
+            enforce_eager="--enforce-eager" in values,
+            shutdown_timeout=one("--shutdown-timeout", 0),
+            sse_keep_alive_interval=one("--sse-keep-alive-interval", 0),
+            served_names=tuple(values.get("--served-model-name", [model])),
+            fingerprint=fingerprints[mode],
+        )
+    except ValueError as error:
+        usage_error(str(error))
+
+
+def human_readable(value: str) -> int:
+    """vLLM's numbers: 4096, 32k (decimal), 32K (binary), 25.6k, auto (-1). ValueError otherwise."""
+    if value == "auto":
+        return -1
+    found = re.fullmatch(r"(-?\d+(?:\.\d+)?)([kmgtKMGT]?)", value)
+    if found is None or ("." in found[1] and not found[2].islower()):
+        raise ValueError(
+            f"argument --max-model-len: invalid human_readable_int_or_auto value: '{value}'"
+        )
+    power = "kmgt".index(found[2].lower()) + 1 if found[2] else 0
+    return int(float(found[1]) * (1000 if found[2].islower() else 1024) ** power)
+
+
+def usage_error(message: str) -> NoReturn:
+    """End as argparse does."""
+    print("usage: vllm serve [model_tag] [options]", file=sys.stderr)
+    print(f"vllm serve: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+# --- the machine and the model --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The simulated machine, as `machine.json` tells its stand-ins."""
+
+    speed: float
+    gpu: Gpu | None
+    count: int
+    timeline: Path | None
+    gguf: Path | None
+
+    @classmethod
+    def read(cls, path: Path) -> "Machine":
+        """The machine described in `path`; a GPU that GPUS lacks is taken from the description."""
+        told: dict[str, Any] = json.loads(path.read_text())
+        gpu: dict[str, Any] = told.get("gpu") or {}
+        gguf = os.environ.get("REHEARSAL_GGUF") or told.get("gguf")
+        return cls(
+            speed=float(told.get("speed", 1)),
+            gpu=GPUS.get(gpu["type"], Gpu(gpu["type"], gpu["memory_gib"] * 0.93, 9.0))
+            if gpu.get("count")
+            else None,
+            count=int(gpu.get("count", 0)),
+            timeline=Path(told["timeline"]) if told.get("timeline") else None,
+            gguf=Path(gguf) if gguf else None,
+        )
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the hub says of the model."""
+
+    weights_gib: float
+    heads: int
+    kv_bytes_per_token: int
+    """Of the whole model, at two bytes a value."""
+    context: int
+
+
+def find_model(options: Options) -> Model:
+    """Ask the hub for the model. Raises StartError as vLLM does when it cannot be had."""
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    url = f"{hub}/{options.model}/resolve/{options.revision}/config.json"
+    headers = {"Authorization": f"Bearer {token}"} if (token := hub_token()) else {}
+    try:
+        answer = requests.get(url, headers=headers, timeout=10)
+        about = requests.get(f"{hub}/api/models/{options.model}", headers=headers, timeout=10)
+    except requests.RequestException as error:
+        cause = (
+            f"We couldn't connect to '{hub}' to load the files, and couldn't find them in the"
+            f" cached files.\n({type(error).__name__}: {urlsplit(hub).hostname})"
+        )
+        raise StartError(f"{cause}\n{INVALID_MODEL.format(model=options.model)}") from error
+    if answer.status_code != 200:
+        told = answer.headers.get("X-Error-Message", answer.reason)
+        cause = (
+            f"You are trying to access a gated repo.\nMake sure to have access to it at"
+            f" {hub}/{options.model}."
+            if answer.headers.get("X-Error-Code") == "GatedRepo"
+            else f"{options.model} is not a local folder and is not a valid model identifier"
+            f" listed on '{hub}/models'\nIf this is a private repository, make sure to pass a token"
+            " having permission to this repo."
+        )
+        raise StartError(
+            f"{cause}\n{answer.status_code} Client Error. {told}\n"
+            + INVALID_MODEL.format(model=options.model)
+        )
+    config: dict[str, Any] = answer.json()
+    values = config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
+    return Model(
+        weights_gib=about.json()["usedStorage"] / GIB,
+        heads=config["num_attention_heads"],
+        kv_bytes_per_token=2 * 2 * values,
+        context=config["max_position_embeddings"],
+    )
+
+
+INVALID_MODEL = (
+    "Invalid repository ID or local directory specified: '{model}'.\n"
+    "Please verify the following requirements:\n"
+    "1. Provide a valid Hugging Face repository ID.\n"
+    "2. Specify a local directory that contains a recognized configuration file.\n"
+)
+
+
+def hub_token() -> str:
+    """The hub's token as its library finds it: HF_TOKEN, else the file that HF_TOKEN_PATH names."""
+    token = os.environ.get("HF_TOKEN", "")
+    if not token:
+        path = Path(os.environ.get("HF_TOKEN_PATH") or hub_home() / "token")
+        with suppress(OSError):
+            token = path.read_text()
+    return token.strip()
+
+
+def hub_home() -> Path:
+    """Where the hub's library keeps what it downloaded."""
+    return Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+
+
+def check(options: Options, machine: Machine, model: Model) -> Gpu:
+    """The GPU to load onto. Raises StartError for what vLLM refuses before it loads anything."""
+    if machine.gpu is None:
+        raise StartError(
+            "Failed to infer device type, please set the environment variable"
+            " `VLLM_LOGGING_LEVEL=DEBUG` to turn on verbose logging to help debug the issue.",
+            kind="RuntimeError",
+        )
+    # With `auto`, vLLM falls back to float16 by itself.
+    if options.dtype == "bfloat16" and machine.gpu.capability < 8:
+        raise StartError(
+            "Bfloat16 is only supported on GPUs with compute capability of at least 8.0. "
+            f"Your {machine.gpu.name} GPU has compute capability {machine.gpu.capability}. "
+            "You can use float16 instead by explicitly setting the `dtype` flag in CLI, for "
+            "example: --dtype=half."
+        )
+    asked = options.max_model_len
+    if asked is not None and asked > model.context:
+        raise StartError(
+            f"User-specified max_model_len ({asked}) is greater than the derived max_model_len "
+            f"(max_position_embeddings={model.context} or model_max_length=None in model's "
+            "config.json). To allow overriding this maximum, set the env var "
+            "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1."
+        )
+    ranks = options.tensor_parallel_size
+    if model.heads % ranks:
+        raise StartError(
+            f"Total number of attention heads ({model.heads}) must be divisible by tensor"
+            f" parallel size ({ranks})."
+        )
+    if ranks > machine.count:
+        raise StartError(
+            f"World size ({ranks}) is larger than the number of available GPUs ({machine.count})"
+            " in this node. If this is intentional and you are using:\n"
+            "- ray, set '--distributed-executor-backend ray'.\n"
+            "- multiprocessing, set '--nnodes' appropriately."
+        )
+    return machine.gpu
+
+
+def fit(options: Options, gpu: Gpu, model: Model) -> int:
+    """The context length in tokens. Raises StartError when weights and cache do not fit a GPU."""
+    length = options.max_model_len or model.context
+    share = options.gpu_memory_utilization
+    free, wanted = gpu.gib * FREE_SHARE, gpu.gib * share
+    if free < wanted:
+        raise StartError(
+            f"Free memory on device cuda:0 ({free:.2f}/{gpu.gib:.2f} GiB) on startup is less than "
+            f"desired GPU memory utilization ({share}, {wanted:.2f} GiB). Decrease GPU memory "
+            "utilization or reduce GPU memory used by other processes.",
+            engine=True,
+        )
+    weights = model.weights_gib / options.tensor_parallel_size
+    if weights > free:
+        raise StartError(
+            f"CUDA out of memory. GPU 0 has a total capacity of {gpu.gib:.2f} GiB of which"
+            f" {max(free - weights, 0):.2f} GiB is free."
+            " (Failed to load model - not enough GPU memory. Try lowering --gpu-memory-utilization"
+            " to free memory for weights, increasing --tensor-parallel-size, or using"
+            f" --quantization. {MEMORY_HELP} for more tips.)",
+            kind="torch.OutOfMemoryError",
+            engine=True,
+        )
+    cache = wanted - weights - OVERHEAD_GIB
+    log(f"Available KV cache memory: {cache:.2f} GiB", process="EngineCore")
+    if cache <= 0:
+        raise StartError(
+            "No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when"
+            " initializing the engine (this flag also controls CPU memory reservation on the CPU"
+            f" backend, despite its name). {MEMORY_HELP} for more details.",
+            engine=True,
+        )
+    per_token = model.kv_bytes_per_token / options.tensor_parallel_size
+    tokens = int(cache * GIB / per_token)
+    if length == -1:
+        length = min(model.context, tokens)
+    if length > tokens:
+        raise StartError(
+            f"To serve at least one request with the model's max seq len ({length}),"
+            f" ({length * per_token / GIB:.2f} GiB KV cache is needed, which is larger than the"
+            f" available KV cache memory ({cache:.2f} GiB). Based on the available memory, the"
+            f" estimated maximum model length is {tokens}. Try increasing `gpu_memory_utilization`"
+            " (which also controls CPU memory on the CPU backend) or decreasing `max_model_len`"
+            f" when initializing the engine. {MEMORY_HELP} for more details.",
+            engine=True,
+        )
+    log(
+        f"GPU KV cache size: {tokens:,} tokens, Maximum concurrency for {length:,} tokens per"
+        f" request: {tokens / length:.2f}x",
+        process="EngineCore",
+    )
+    return length
+
+
+# --- starting -------------------------------------------------------------------------------------
+
+
+def log(message: str, *, level: str = "INFO", process: str = "APIServer") -> None:
+    """A line as vLLM's logger writes it."""
+    stamp = time.strftime("%m-%d %H:%M:%S")
+    print(f"({process} pid={os.getpid()}) {level} {stamp} [vllm] {message}", flush=True)
+
+
+def load(options: Options, machine: Machine, model: Model) -> None:
+    """Let the time pass that downloading and loading take in life."""
+    gb = model.weights_gib * GIB / 1e9
+    cached = hub_home() / "hub" / f"models--{options.model.replace('/', '--')}" / "refs"
+    download = 0.0 if (cached / options.revision).exists() else gb
+    log(f"Starting to load model {options.model}...", process="EngineCore")
+    took = take(machine, "weights download", download * figures.seconds("weights download, 1 GB"))
+    if download:
+        log(
+            f"Time spent downloading weights for {options.model}: {took:.6f} seconds",
+            process="EngineCore",
+        )
+    with suppress(OSError):  # a cache that cannot be written to is no cache
+        cached.mkdir(parents=True, exist_ok=True)
+        (cached / options.revision).touch()
+    share = gb / options.tensor_parallel_size
+    took = take(machine, "weights load", share * figures.seconds("weights load, 1 GB"))
+    log(
+        f"Model loading took {share * 1e9 / GIB:.2f} GiB memory and {took:.6f} seconds",
+        process="EngineCore",
+    )
+
+
+def warm_up(options: Options, machine: Machine) -> None:
+    """Let the time pass that compilation and graph capture take in life."""
+    if options.enforce_eager:
+        return
+    took = take(machine, "torch.compile", figures.seconds("torch.compile"))
+    log(f"torch.compile took {took:.2f} s in total", process="EngineCore")
+    took = take(machine, "CUDA graphs", figures.seconds("CUDA graphs"))
+    log(f"Graph capturing finished in {took:.0f} secs, took 0.60 GiB", process="EngineCore")
+
+
+def take(machine: Machine, name: str, life: float) -> float:
+    """Sleep for `life` seconds of cloud time; returns `life`. Nothing passes for nothing."""
+    if life:
+        start = time.time()
+        time.sleep(life / machine.speed)
+        if machine.timeline:
+            event = timeline.Event(name, start, time.time(), life)
+            timeline.record(machine.timeline, event)
+    return life
+
+
+def fail(error: StartError) -> NoReturn:
+    """Log the failure where vLLM does, and exit 1."""
+    process = "EngineCore" if error.engine else "APIServer"
+    if error.engine:
+        log("EngineCore failed to start.", level="ERROR", process=process)
+    for line in f"{error.kind}: {error}".splitlines():
+        log(line, level="ERROR", process=process)
+    if error.engine:
+        log(
+            "RuntimeError: Engine core initialization failed. See root cause above."
+            " Failed core proc(s): {'EngineCore_DP0': 1}",
+            level="ERROR",
+        )
+    sys.exit(1)
+
+
+def main(arguments: Iterable[str]) -> None:
+    """`vllm serve ARGUMENTS`, until SIGTERM."""
+    chosen = options(list(arguments))
+    machine = Machine.read(Path(os.environ.get("REHEARSAL_MACHINE", "/run/rehearsal/machine.json")))
+    log(f"vLLM server version {VERSION}, serving model {chosen.model}")
+    try:
+        take(machine, "vLLM start", figures.seconds("vLLM start"))
+        model = find_model(chosen)
+        gpu = check(chosen, machine, model)
+        # What does not fit shows after it was loaded: it costs that time in life, too.
+        load(chosen, machine, model)
+        length = fit(chosen, gpu, model)
+        warm_up(chosen, machine)
+    except StartError as error:
+        fail(error)
+    serving = Serving(
+        names=chosen.served_names,
+        root=chosen.model,
+        version=VERSION,
+        max_model_len=length,
+        fingerprint=chosen.fingerprint,
+        keep_alive_s=chosen.sse_keep_alive_interval,
+        shutdown_timeout_s=chosen.shutdown_timeout,
+        developer="VLLM_SERVER_DEV_MODE" in os.environ,
+        gguf=machine.gguf,
+    )
+    asyncio.run(serve(serving, chosen.host, chosen.port, log))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
