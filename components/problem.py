@@ -34,7 +34,8 @@ def key(setting: str) -> str:
 def command(setting: str, value: object, index: int | None = None) -> str:
     """The command that gives a setting a value; a list's at `index`."""
     name = key(setting) if index is None else f"--path '{key(setting)}[{index}]'"
-    return f"pulumi config set {name} {value}"
+    dashes = "-- " if str(value).startswith("-") else ""  # else the CLI takes it for its own flag
+    return f"pulumi config set {name} {dashes}{value}"
 
 
 def refusal(problems: Iterable[Problem]) -> pulumi.RunError:

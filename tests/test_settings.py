@@ -420,7 +420,7 @@ wrong(
     {ARGS: json.dumps(["--seed=1\n--port=1"])},
     HIDDEN,
     "without control characters",
-    first_of("engineArgs", "--max-num-seqs=64"),
+    first_of("engineArgs", "-- --max-num-seqs=64"),
 )
 for flag in ("--dtype=bfloat16", "--kv-cache-dtype=fp8", "--quantization=gpt_oss_mxfp4"):
     wrong(
@@ -458,7 +458,9 @@ def test_a_mistake_is_refused_with_key_value_expectation_and_next_step(mistake: 
     assert f"next: {following}" in about or following in about.partition("next: ")[2]
 
 
-COMMAND = re.compile(r"pulumi config set (?:--path ')?([\w:-]+:\w+)(?:\[\d+\](')?)? ([^\s,;]+)")
+COMMAND = re.compile(
+    r"pulumi config set (?:--path ')?([\w:-]+:\w+)(?:\[\d+\](')?)? (?:-- )?([^\s,;]+)"
+)
 
 
 @pytest.mark.parametrize(
