@@ -6,10 +6,12 @@ real here; the origin is a small HTTP server.
 
 import asyncio
 import base64
+import http.client
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jwt
 import openai
@@ -28,8 +31,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from rehearsal import cloudflare
+from rehearsal.cloudflare import edge
 from rehearsal.cloudflare.access import Access
-from rehearsal.cloudflare.edge import Edge
 from rehearsal.containers.cloudflared import go_regexp, ingress
 from rehearsal.internet import Internet
 from rehearsal.store import Body
@@ -153,11 +156,22 @@ class Lab:
 
     def get(self, path: str = "/v1/models", **options: Any) -> requests.Response:
         """Ask the endpoint; with app's service token unless headers are given."""
-        request = requests.Request("GET", URL, **({"headers": headers("app")} | options))
-        with requests.Session() as session:
-            prepared = session.prepare_request(request)
-            prepared.url = URL + path  # byte for byte: requests would tidy it up
-            return session.send(prepared, timeout=30, allow_redirects=False, **self.way())
+        return requests.get(
+            URL + path,
+            **({"headers": headers("app")} | options),
+            timeout=30,
+            allow_redirects=False,
+            **self.way(),
+        )
+
+    def raw(self, path: str) -> http.client.HTTPResponse:
+        """Ask with app's service token for a path that is sent byte for byte."""
+        proxy = urlsplit(self.environment["HTTPS_PROXY"])
+        trust = ssl.create_default_context(cafile=str(self.directory / "ca.pem"))
+        connection = http.client.HTTPSConnection(proxy.netloc, context=trust, timeout=30)
+        connection.set_tunnel(HOST)
+        connection.request("GET", path, headers=headers("app") | {"Connection": "close"})
+        return connection.getresponse()
 
     def api(self, method: str, path: str, key: str = API_TOKEN) -> requests.Response:
         bearer = {"Authorization": f"Bearer {key}"}
@@ -188,14 +202,14 @@ class Lab:
         (self.directory / "accounts.json").write_text(accounts.model_dump_json())
         self.world = World.open(self.directory)
         self._internet = Internet(self.world)
-        self._edge = Edge(self.world, self._internet)
+        self._edge = edge.Edge(self.world, self._internet)
         proxy = await self._internet.start_proxy()
         self.environment = client_environment(self.directory, proxy)
         entry = socket.create_server(("127.0.0.1", 0))
         self.tunnel_port = entry.getsockname()[1]
         self._servers = [await self._edge.tunnels.serve(entry)]
-        origin = web.Server(self._origin, handler_cancellation=True, access_log=None)
-        listening = await asyncio.get_running_loop().create_server(origin, "127.0.0.1", 0)
+        self._engine = web.Server(self._origin, handler_cancellation=True, access_log=None)
+        listening = await asyncio.get_running_loop().create_server(self._engine, "127.0.0.1", 0)
         self.origin_port = listening.sockets[0].getsockname()[1]
         self._servers.append(listening)
         for type, id, body in declared(self.origin_port):
@@ -204,6 +218,7 @@ class Lab:
     async def _finish(self) -> None:
         for server in self._servers:
             server.close()
+        await self._engine.shutdown(timeout=1)
         await self._edge.close()
         await self._internet.close()
         self.world.store.close()
@@ -211,6 +226,8 @@ class Lab:
     async def _origin(self, request: web.BaseRequest) -> web.StreamResponse:
         """Streams for /v1/chat/completions, the request itself for anything else."""
         self.seen.append(request.raw_path)
+        if "X-Silence" in request.headers:
+            await asyncio.to_thread(self.gate.wait, 20)
         if request.path != "/v1/chat/completions":
             return web.json_response({"path": request.raw_path, "headers": dict(request.headers)})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -473,15 +490,15 @@ def test_another_applications_assertion_is_refused_by_cloudflared(lab: Lab) -> N
 )
 def test_only_the_api_paths_reach_the_origin(lab: Lab, path: str) -> None:
     """With a valid token, whatever is not an API path answers 404 before the engine."""
-    answer = lab.get(path)
-
-    assert (answer.status_code, answer.text) == (404, "")
+    with lab.raw(path) as answer:
+        assert (answer.status, answer.read()) == (404, b"")
     assert lab.seen == []
 
 
 def test_the_path_reaches_the_origin_as_it_was_written(lab: Lab) -> None:
     """Rules see the decoded path, the origin the one that was sent, query included."""
-    assert lab.get("/v1/%6dodels?a=%2F&b").json()["path"] == "/v1/%6dodels?a=%2F&b"
+    with lab.raw("/v1/%6dodels?a=%2f&b") as answer:
+        assert json.load(answer)["path"] == "/v1/%6dodels?a=%2f&b"
 
 
 def test_a_changed_configuration_takes_effect_at_once(lab: Lab, running: Cloudflared) -> None:
@@ -732,9 +749,23 @@ def test_a_wrong_tunnel_secret_is_refused(fresh: Lab) -> None:
     assert wrong not in cloudflared.log.read_text()
 
 
-def test_a_silent_origin_ends_in_524(fresh: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that says nothing for too long is given up by the edge, not by the client."""
-    ...
+@pytest.fixture
+def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    """An endpoint whose edge waits two seconds, which are two minutes of cloud time."""
+    monkeypatch.setattr(edge, "PATIENCE_FLOOR", 0.0)
+    lab = Lab(tmp_path)
+    yield lab
+    lab.stop()
+
+
+def test_an_engine_that_falls_silent_is_given_up(impatient: Lab) -> None:
+    """Silence before the answer ends in 524; silence within a stream breaks it off."""
+    impatient.cloudflared()
+    answer = impatient.get(headers=headers("app") | {"X-Silence": "1"})
+
+    assert (answer.status_code, answer.text) == (524, "error code: 524")
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        complete(impatient)
 
 
 # --- command line and API -------------------------------------------------------------------------

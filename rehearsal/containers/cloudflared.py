@@ -348,7 +348,10 @@ class Proxy:
                 client.get(f"{issuer}/cdn-cgi/access/certs", raise_for_status=True) as answer,
             ):
                 self._keys[issuer] = jwt.PyJWKSet.from_dict(await answer.json())
-        return self._keys[issuer][id]
+        try:
+            return self._keys[issuer][id]
+        except KeyError:
+            raise jwt.PyJWTError(f"no key {id!r} at {issuer}") from None
 
     async def _carry(self, request: web.BaseRequest, rule: Rule) -> web.StreamResponse:
         headers = relay.headers_of(request)
@@ -429,26 +432,21 @@ class Connector:
             known = {"connection": id, "location": answer["location"], "protocol": "http2"}
             log("INF", "Registered tunnel connection", **where, **known)
             self._offer(id)
-            await self._follow(reader)
+            follow = asyncio.create_task(self._follow(reader))
+            await _either(follow, self.stopping)
             if self.stopping.is_set():
                 _send(writer, {"unregister": True})
-                await reader.read()
+            await follow
+            if self.stopping.is_set():
                 log("INF", "Unregistered tunnel connection", **where)
         finally:
             self.registered.pop(index, None)
             writer.close()
 
     async def _follow(self, reader: asyncio.StreamReader) -> None:
-        """Take configurations until the edge hangs up or this process is told to stop."""
-        while True:
-            line = asyncio.create_task(reader.readline())
-            await _either(line, self.stopping)
-            if not line.done():
-                line.cancel()
-                return
-            message = json.loads(line.result() or b"{}")
-            if "config" not in message:
-                return
+        """Take configurations until the edge hangs up."""
+        while line := await reader.readline():
+            message = json.loads(line)
             self.proxy.update(message["version"], message["config"])
 
     def _offer(self, id: str) -> None:
