@@ -165,13 +165,13 @@ pull_image() {
 # Waits for the driver, which a first boot may still be loading.
 gpu() {
   local attempt
-  for attempt in {1..60}; do
+  for attempt in {1..25}; do
     if nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader \
       >"$RUN/gpu" 2>&1; then
       while read -r line; do say "gpu: $line"; done <"$RUN/gpu"
       return 0
     fi
-    ((attempt < 60)) && sleep 2
+    ((attempt < 25)) && sleep 5
   done
   die "nvidia-smi says: $(<"$RUN/gpu"). The driver must be in the image: set bootImage to one that" \
     "has it (and check that the machine type has a GPU)"

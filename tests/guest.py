@@ -159,9 +159,12 @@ class Guest:
         self._thread.join()
         self._loop.close()
 
-    def open(self) -> None:
-        """Begin to serve."""
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def console(self) -> str:
@@ -184,6 +187,10 @@ class Guest:
     def sh(self, script: str) -> str:
         """The output of a shell command typed by an operator in the machine."""
         return self.run(self.machine.run("/bin/bash", "-c", script))[1]
+
+    def result(self, script: str) -> tuple[int, str]:
+        """Exit code and output of a shell command in the machine."""
+        return self.run(self.machine.run("/bin/bash", "-c", script))
 
     def containers(self) -> list[dict[str, Any]]:
         """How each container that was ever started found its surroundings."""

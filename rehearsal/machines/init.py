@@ -16,9 +16,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 MACHINE: dict[str, Any] = json.loads(Path("/run/rehearsal/machine.json").read_text())
 SPEED: float = MACHINE["speed"]
@@ -69,7 +70,7 @@ def log(identifier: str, pid: int, message: str, unit: str = "", console: bool =
 class Process:
     """A child of init. Its end is learnt by `reap`, for init must wait for everybody's children."""
 
-    _all: dict[int, "Process"] = {}
+    _all: ClassVar[dict[int, "Process"]] = {}
     _lock = threading.Lock()
 
     def __init__(self, argv: list[str], environment: Mapping[str, str], output: int) -> None:
@@ -93,10 +94,8 @@ class Process:
 
     def kill(self, number: int) -> None:
         """Signal the process and what it started, as KillMode=control-group does."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
-        except ProcessLookupError:
-            pass
 
     @classmethod
     def reap(cls) -> None:

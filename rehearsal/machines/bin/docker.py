@@ -7,15 +7,12 @@ process is the first of its own process namespace, as in life. Only `--network=h
 
 import base64
 import fcntl
-import hashlib
-import http.client
 import json
 import os
 import re
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -197,7 +194,9 @@ def credentials(host: str) -> dict[str, str]:
 
 def ask(host: str, path: str, headers: dict[str, str]) -> tuple[int, Record]:
     """A registry's answer: its status and its JSON."""
-    import ssl  # slow to load, and most commands need none
+    # Slow to load, and most commands need neither.
+    import http.client
+    import ssl
 
     trusted = ssl.create_default_context()
     for bundle in keeper.AUTHORITIES:
@@ -252,6 +251,8 @@ def pull(options: Options, operands: list[str]) -> None:
     event = {"name": f"pull {name.rpartition('/')[2]}", "start": start, "end": time.time()}
     with open(MACHINE["timeline"], "a") as timeline:
         timeline.write(json.dumps({**event, "life": life}) + "\n")
+    import hashlib
+
     digest = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
     with images() as found:
         size = sum(layer["size"] for layer in manifest.get("layers", []))
@@ -319,11 +320,11 @@ def run(options: Options, operands: list[str]) -> None:
     if not operands:
         fail("docker: 'docker run' requires at least 1 argument", 1)
     reference, *arguments = operands
-    name = one(options, "--name", uuid.uuid4().hex[:12])
+    name = one(options, "--name", os.urandom(6).hex())
     check(reference, name, options)
     image = entry_point(reference)
     record: Record = {
-        "ID": hashlib.sha256(f"{name}{time.time()}".encode()).hexdigest(),
+        "ID": os.urandom(32).hex(),
         "Names": name,
         "Image": reference,
         "Cmd": arguments,
@@ -457,7 +458,7 @@ def enter(record: Record, image: Record, options: Options) -> None:
             if Path("/", name).is_mount():
                 keeper.make_readonly(Path("/", name))
     drop_privileges(root, options)
-    os.execve(MACHINE["python"], *command(record, image))
+    os.execve(MACHINE["python"], *command(record, image))  # noqa: S606 -- a shell is not wanted
 
 
 def volume(text: str) -> tuple[Path, Path, bool]:

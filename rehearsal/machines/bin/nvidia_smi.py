@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
             print(f"| {index}  {fields['name']}  {fields['memory.total']} |")
         return 0
     wanted = [it.strip() for it in query.split(",")]
-    for index, name in enumerate(wanted):
+    for name in wanted:
         if name not in (*fields, "index"):
             print(f'Field "{name}" is not a valid field to query.\n')
             return 2
