@@ -328,37 +328,32 @@ def test_a_consumer_with_its_service_token_reaches_the_origin(lab: Lab) -> None:
     assert "app-secret" not in answer.text
 
 
-@pytest.mark.parametrize(
-    ("presented", "status"),
-    [
-        ({}, 401),
-        (headers("app", "wrong"), 403),
-        (headers("nobody"), 403),
-        ({"CF-Access-Client-Id": "app.access"}, 403),
-        (headers("expired"), 403),
-        (headers("disabled"), 403),
-        (headers("other"), 403),
-        ({"Cookie": "CF_Authorization=forged"}, 401),
-    ],
-    ids=[
-        "none",
-        "wrong",
-        "unknown",
-        "id-only",
-        "expired",
-        "disabled",
-        "other-app",
-        "forged-cookie",
-    ],
-)
-def test_anyone_else_is_refused_in_json(lab: Lab, presented: Body, status: int) -> None:
+REFUSED = {
+    "no credentials": {},
+    "a wrong secret": headers("app", "wrong"),
+    "an unknown client": headers("nobody"),
+    "the id alone": {"CF-Access-Client-Id": "app.access"},
+    "an expired token": headers("expired"),
+    "a disabled token": headers("disabled"),
+    "another application's token": headers("other"),
+    "a forged session": {"Cookie": "CF_Authorization=forged"},
+}
+
+
+@pytest.mark.parametrize("presented", REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize(("api", "status"), [(True, 401), (False, 403)])
+def test_anyone_else_is_refused_in_json(
+    lab: Lab, presented: dict[str, str], api: bool, status: int
+) -> None:
     """Missing, wrong, expired and foreign credentials get a JSON refusal, never a login page."""
-    lab.put(
-        cloudflare.SERVICE_TOKEN, "3", service_token("expired", expiresAt="2020-01-01T00:00:00Z")
-    )
+    expired = service_token("expired", expiresAt="2020-01-01T00:00:00Z")
+    lab.put(cloudflare.SERVICE_TOKEN, "3", expired)
     lab.put(cloudflare.SERVICE_TOKEN, "4", service_token("disabled", enabled=False))
     includes = [{"serviceToken": {"tokenId": id}} for id in "134"]
     lab.put(cloudflare.POLICY, "machines", policy("non_identity", *includes))
+    policies = [{"id": "machines"}, *([{"id": "people"}] if api else [])]
+    declared = {"serviceAuth401Redirect": api, "policies": policies}
+    lab.put(cloudflare.APPLICATION, "app", APP | declared)
 
     answer = lab.get(headers=presented)
 
@@ -375,7 +370,7 @@ def test_one_header_can_carry_both_halves_of_the_token(lab: Lab) -> None:
     upper = {name.upper(): value for name, value in pair.items()}
 
     assert lab.get(headers={"Authorization": json.dumps(pair)}).status_code == 200
-    assert lab.get(headers={"Authorization": json.dumps(upper)}).status_code == 403
+    assert lab.get(headers={"Authorization": json.dumps(upper)}).status_code == 401
 
 
 def test_a_browser_is_sent_to_the_login_only_where_the_application_says_so(lab: Lab) -> None:
@@ -383,8 +378,9 @@ def test_a_browser_is_sent_to_the_login_only_where_the_application_says_so(lab: 
     lab.put(cloudflare.APPLICATION, "app", APP | {"serviceAuth401Redirect": False})
 
     answer = lab.get(headers={"Accept": "text/html"})
+    wrong = lab.get(headers=headers("app", "wrong"))
 
-    assert answer.status_code == 302
+    assert answer.status_code == wrong.status_code == 302
     login = f"https://team.cloudflareaccess.com/cdn-cgi/access/login/{HOST}?kid={AUD}"
     assert answer.headers["Location"].startswith(login)
 
@@ -696,6 +692,7 @@ def test_a_stopped_cloudflared_finishes_what_it_began(fresh: Lab) -> None:
     assert meanwhile.status_code == 530
     assert cloudflared.process.wait(20) == 0
     assert cloudflared.log.read_text().count("Unregistered tunnel connection") == 4
+    assert "Unclosed" not in cloudflared.log.read_text()
 
 
 def test_a_connection_that_breaks_stays_listed_for_a_while(fresh: Lab) -> None:

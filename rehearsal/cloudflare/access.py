@@ -1,11 +1,12 @@
 """Cloudflare Access: who may pass to which application, decided from what the account declares.
 
-What it answers was read off published traces of the real service and its documentation:
-an application that only has Service Auth policies answers 403 with a JSON body (message,
-status_code, aud, ray_id) and the headers Cf-Access-Aud and Cf-Access-Domain; one with an Allow
-policy redirects to the team's login page (302, `Www-Authenticate: Cloudflare-Access
-resource_metadata=...`); `service_auth_401_redirect` makes both a 401. Service Auth and Bypass
-policies are evaluated first, Allow and Deny then by precedence
+Whoever it does not admit is answered, as published traces of the real service show, with 403 where
+the application has Service Auth policies only (JSON: message, status_code, aud, ray_id; headers
+Cf-Access-Aud and Cf-Access-Domain), with a redirect to the team's login where it has an Allow
+policy, and with 401 to users and machines alike where `service_auth_401_redirect` is on
+(developers.cloudflare.com/cloudflare-one/access-controls/applications/http-apps/self-hosted-public-app/:
+"when a user (or machine) makes a request to the application without the correct service token").
+Service Auth and Bypass policies are evaluated first, Allow and Deny then, by precedence
 (developers.cloudflare.com/cloudflare-one/access-controls/policies/).
 """
 
@@ -56,7 +57,6 @@ class Verdict:
     outcome: Literal["pass", "login", "refuse"]
     status: int = 200
     assertion: str = ""
-    reason: str = ""
 
 
 NOBODY = Visitor()
@@ -99,34 +99,27 @@ class Access:
     ) -> Verdict:
         """What becomes of a request to `application` with these headers and cookies."""
         policies = self._policies(application)
-        machine = [p for p in policies if p["decision"] in ("bypass", "non_identity")]
-        people = [p for p in policies if p["decision"] in ("allow", "deny")]
         presented = _service_token(application, headers)
         who = self._holder(*presented) if presented else NOBODY
-        if presented and who is None:
-            return Verdict("refuse", 403, reason="the service token is not valid")
-        match = _first(machine, who or NOBODY)
+        match = _first(policies, who or NOBODY, "bypass", "non_identity")
         if match:
             bypassed = match["decision"] == "bypass"
             return Verdict("pass", assertion="" if bypassed else self.sign(application, who))
-        if presented:
-            return Verdict("refuse", 403, reason="no policy admits this service token")
         person = self._person(application, headers, cookies)
         if person:
-            return self.admit(application, people, person)
+            return self.admit(application, person)
         if application.get("serviceAuth401Redirect"):
-            return Verdict("refuse", 401, reason="no credentials")
-        if any(policy["decision"] == "allow" for policy in people):
+            return Verdict("refuse", 401)
+        if any(policy["decision"] == "allow" for policy in policies):
             return Verdict("login", 302)
-        return Verdict("refuse", 403, reason="no credentials")
+        return Verdict("refuse", 403)
 
-    def admit(self, application: Body, people: list[Body] | None, person: Visitor) -> Verdict:
-        """Whether a logged-in person may pass; `people` are the policies, looked up when None."""
-        policies = self._policies(application) if people is None else people
-        match = _first([p for p in policies if p["decision"] in ("allow", "deny")], person)
+    def admit(self, application: Body, person: Visitor) -> Verdict:
+        """Whether a logged-in person may pass."""
+        match = _first(self._policies(application), person, "allow", "deny")
         if match and match["decision"] == "allow":
             return Verdict("pass", assertion=self.sign(application, person))
-        return Verdict("refuse", 403, reason="no policy admits this person")
+        return Verdict("refuse", 403)
 
     def login_url(self, application: Body, host: str, path: str) -> str:
         """Where a browser without a session is sent."""
@@ -261,8 +254,10 @@ def _expired(token: Body) -> bool:
     return bool(expires) and datetime.fromisoformat(expires) <= datetime.now(UTC)
 
 
-def _first(policies: list[Body], who: Visitor) -> Body | None:
-    return next((policy for policy in policies if _matches(policy, who)), None)
+def _first(policies: list[Body], who: Visitor, *decisions: str) -> Body | None:
+    """The first policy with one of these decisions that matches."""
+    asked = (policy for policy in policies if policy["decision"] in decisions)
+    return next((policy for policy in asked if _matches(policy, who)), None)
 
 
 def _matches(policy: Body, who: Visitor) -> bool:

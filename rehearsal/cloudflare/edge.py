@@ -119,7 +119,7 @@ class Edge:
                 text=f"<title>Sign in</title>{form}</form>", content_type="text/html"
             )
         email = parse_qs(await request.text()).get("email", [""])[0]
-        verdict = self._access.admit(application, None, Visitor(email=email))
+        verdict = self._access.admit(application, Visitor(email=email))
         if verdict.outcome != "pass":
             return web.Response(status=403, text="That account does not have access.")
         back = {"token": verdict.assertion, "redirect_url": request.query.get("redirect_url", "/")}

@@ -290,6 +290,10 @@ class Proxy:
         self._client = relay.client()
         self._keys: dict[str, jwt.PyJWKSet] = {}
 
+    async def close(self) -> None:
+        """Let go of the origins."""
+        await self._client.close()
+
     def update(self, version: int, config: dict[str, Any]) -> None:
         """Take a configuration that the edge sent; one that is not valid changes nothing."""
         if version <= self.version:
@@ -396,6 +400,7 @@ class Connector:
         await asyncio.gather(*(self._keep(index) for index in range(CONNECTIONS)))
         if self._active:
             await asyncio.wait(self._active, timeout=grace)
+        await self.proxy.close()
 
     async def _keep(self, index: int) -> None:
         """Keep one connection up; the others wait until the first has been made."""
