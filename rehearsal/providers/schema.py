@@ -5,6 +5,7 @@ import importlib
 import inspect
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from importlib.metadata import version
@@ -152,6 +153,11 @@ def load(package: str, tokens: Iterable[str]) -> Schema:
 
 def read(package: str, tokens: Iterable[str]) -> Schema:
     """The schema of the given resource types, read off the installed SDK's classes."""
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        return _read(package, tokens)  # the SDKs deprecate parts of themselves on import
+
+
+def _read(package: str, tokens: Iterable[str]) -> Schema:
     schema = Schema(ignore_case=package == "cloudflare")
     for token in tokens:
         _, module, name = token.split(":")
