@@ -130,10 +130,11 @@ class Command(Package):
                 follow(process.stdout, "stdout"), follow(process.stderr, "stderr")
             )
             status = await process.wait()
-        finally:
-            # The engine cancelled: what the command started must not outlive it.
+        except asyncio.CancelledError:  # what the command started must not outlive it
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+            raise
         if status:
             ended = f"exit status {status}"
             if status < 0:
