@@ -102,7 +102,7 @@ class Guest:
         ca = self.world.directory / "ca.pem"
         authority.cert_pem.write_to_path(ca)
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert(REGISTRY, SECRETS).configure_cert(self._tls)
+        authority.issue_cert(REGISTRY, SECRETS).configure_cert(self._tls)  # pyright: ignore[reportUnknownMemberType] -- trustme names a type of OpenSSL that is not installed
         fake = "tests.fake_container"
         return MachineSpec(
             name="llm-dev-vm-k3x9",

@@ -36,7 +36,7 @@ def test_the_startup_script_runs_as_the_guest_agent_runs_it(guest: Guest) -> Non
 
 def test_a_guest_changes_nothing_outside(guest: Guest) -> None:
     """What root deletes or writes in a guest is as before on this machine."""
-    with tempfile.NamedTemporaryFile(dir="/var/tmp") as ours:  # noqa: S108 -- on the guest's disk too
+    with tempfile.NamedTemporaryFile(dir="/var/tmp") as ours:
         code, _ = guest.result(f"rm {ours.name} && touch /etc/systemd/system/rehearsal.service")
 
         assert code == 0

@@ -231,7 +231,7 @@ def become_holder(root: Path, guest: Guest, alive: int) -> None:
     call("unshare", CLONE_NEWPID | CLONE_NEWNS)
     init = os.fork()
     if init:
-        signal.signal(signal.SIGPWR, lambda *_: os.kill(init, signal.SIGPWR))
+        signal.signal(signal.SIGPWR, lambda number, _: os.kill(init, number))
         os.write(alive, str(init).encode())
         os.close(alive)
         os.waitpid(init, 0)

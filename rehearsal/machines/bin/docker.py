@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -153,7 +153,7 @@ def render(template: str, record: Record) -> str:
 
 
 @contextmanager
-def images() -> Iterator[dict[str, Record]]:
+def images() -> Generator[dict[str, Record]]:
     """Images on the disk by reference; what is changed inside the block is kept."""
     IMAGES.parent.mkdir(parents=True, exist_ok=True)
     with open(IMAGES, "a+") as file:
@@ -215,9 +215,8 @@ def ask(host: str, path: str, headers: dict[str, str]) -> tuple[int, Record]:
 
 def complaint(answer: Record) -> str:
     """A registry's error in docker's words: `denied: ...`, `manifest unknown: ...`."""
-    first = (answer.get("errors") or [{}])[0]
-    code = str(first.get("code", "unknown")).replace("_", " ").lower()
-    return f"{code}: {first.get('message', '')}"
+    errors: list[Record] = answer.get("errors") or [{"code": "unknown", "message": ""}]
+    return f"{errors[0]['code'].replace('_', ' ').lower()}: {errors[0]['message']}"
 
 
 def login(options: Options, operands: list[str]) -> None:
@@ -440,13 +439,13 @@ def enter(record: Record, image: Record, options: Options) -> None:
     volumes = [volume(it) for it in options.get("--volume", [])]
     volumes.append((Path(MACHINE["timeline"]), Path(MACHINE["timeline"]), False))
     # Held open, because the container's own /run is about to hide this machine's.
-    held = [(os.open(source, os.O_PATH), *rest) for source, *rest in volumes]
+    held = [os.open(source, os.O_PATH) for source, *_ in volumes]
     closed = [not root and not readable_by_all(source) for source, *_ in volumes]
     keeper.tmpfs(Path("/run"))
     nothing = Path("/run/unreadable")
     if any(closed):
         nothing.touch(0)
-    for (descriptor, target, readonly), unreadable in zip(held, closed, strict=True):
+    for (_, target, readonly), descriptor, unreadable in zip(volumes, held, closed, strict=True):
         source = nothing if unreadable else Path(f"/proc/self/fd/{descriptor}")
         keeper.bind(source, target, readonly)
         os.close(descriptor)

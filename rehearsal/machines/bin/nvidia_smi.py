@@ -4,6 +4,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 DRIVER = "580.82.07"
 NAMES = {
@@ -21,12 +22,12 @@ NAMES = {
 
 def main(arguments: list[str]) -> int:
     """The exit code."""
-    gpu = json.loads(Path("/run/rehearsal/machine.json").read_text())["gpu"]
+    gpu: dict[str, Any] = json.loads(Path("/run/rehearsal/machine.json").read_text())["gpu"]
     if not gpu["count"]:
         print("No devices were found")
         return 6
-    fields = {
-        "name": NAMES.get(gpu["type"], gpu["type"]),
+    fields: dict[str, str] = {
+        "name": NAMES.get(str(gpu["type"]), str(gpu["type"])),
         "memory.total": f"{round(gpu['memory_gib'] * 1024)} MiB",
         "driver_version": DRIVER,
         "count": str(gpu["count"]),
