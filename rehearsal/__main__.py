@@ -8,8 +8,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -22,6 +22,8 @@ HOME = ROOT / ".rehearsal"
 KEPT = HOME / "kept"
 LAST = HOME / "last"
 DEFAULT_SPEED = 60.0
+
+Stage = Callable[..., AbstractContextManager[None]]
 
 
 def arguments() -> argparse.Namespace:
@@ -188,11 +190,11 @@ def take_down(progress: Progress, stack: str | None) -> int:
     return 1 if left else 0
 
 
-def _stages_of(session: Session, result: report.Report) -> "Stage":
+def _stages_of(session: Session, result: report.Report) -> Stage:
     progress = session.progress or Progress()
 
     @contextmanager
-    def stage(name: str, key: str | None = None) -> Iterator[None]:
+    def stage(name: str, key: str | None = None) -> Generator[None]:
         start = time.monotonic()
         with timeline.span(session.world / "timeline.jsonl", name), progress.step(name):
             yield
@@ -200,9 +202,6 @@ def _stages_of(session: Session, result: report.Report) -> "Stage":
             result.seconds[key] = time.monotonic() - start
 
     return stage
-
-
-Stage = Callable[..., "contextmanager[None]"]
 
 
 def _check(result: report.Report, outcomes: Iterator[checks.Outcome]) -> None:

@@ -1,13 +1,15 @@
 """What a rehearsal asks of the endpoint it stood up, as a caller and as a stranger."""
 
+import http.client
 import json
+import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 
@@ -41,6 +43,27 @@ class Credentials:
         }
 
 
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer, as far as the checks look at it."""
+
+    status: int
+    content_type: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.content_type} {self.text[:80]!r}"
+
+    @property
+    def is_json(self) -> bool:
+        """The body parses as JSON and says that it is not a page."""
+        try:
+            json.loads(self.text)
+        except ValueError:
+            return False
+        return "html" not in self.content_type
+
+
 class Endpoint:
     """The endpoint as its stack's outputs describe it, reached as any client reaches it."""
 
@@ -65,20 +88,26 @@ class Endpoint:
         self._http.proxies = {"https": self.environment["HTTPS_PROXY"]}
         self._http.verify = self.environment["REQUESTS_CA_BUNDLE"]
 
-    def request(
-        self, method: str, path: str, headers: dict[str, str] | None = None
-    ) -> requests.Response:
-        """One request as it is: redirects are not followed, paths are not tidied."""
-        body = self.question if method == "POST" else None
-        prepared = requests.Request(method, self.origin, headers=headers, json=body).prepare()
-        prepared.url = self.origin + path
-        return self._http.send(
-            prepared,
-            allow_redirects=False,
-            timeout=TIMEOUT_S,
-            proxies=self._http.proxies,  # pyright: ignore[reportArgumentType] - the stub wants a MutableMapping of optional
-            verify=self._http.verify,
+    def request(self, method: str, path: str, headers: dict[str, str] | None = None) -> "Answer":
+        """One request exactly as given: no redirect followed, no path tidied."""
+        proxy = urlsplit(self.environment["HTTPS_PROXY"])
+        trust = ssl.create_default_context(cafile=self.environment["SSL_CERT_FILE"])
+        connection = http.client.HTTPSConnection(
+            proxy.hostname or "", proxy.port, timeout=TIMEOUT_S, context=trust
         )
+        connection.set_tunnel(self.hostname, 443)
+        body = json.dumps(self.question) if method == "POST" else None
+        connection.request(
+            method, path, body, {"Content-Type": "application/json", **(headers or {})}
+        )
+        response = connection.getresponse()
+        answer = Answer(
+            response.status,
+            response.headers.get_content_type(),
+            response.read().decode(errors="replace"),
+        )
+        connection.close()
+        return answer
 
     @property
     def question(self) -> dict[str, Any]:
@@ -98,7 +127,7 @@ class Endpoint:
         return answer.json()
 
     @contextmanager
-    def by_hand(self, type_: str, id_: str, body: dict[str, Any] | None) -> Iterator[None]:
+    def by_hand(self, type_: str, id_: str, body: dict[str, Any] | None) -> Generator[None]:
         """Change a cloud's resource behind Pulumi's back (None: delete it), then put it back."""
         before = next(
             (r["body"] for r in self.console("GET") if (r["type"], r["id"]) == (type_, id_)), None
@@ -175,8 +204,8 @@ def refusals(endpoint: Endpoint) -> Iterator[Outcome]:
 
     def refused(who: str, credentials: Credentials | None) -> Outcome:
         answer = endpoint.request("POST", CHAT, credentials.headers if credentials else {})
-        ok = answer.status_code in (401, 403) and _is_json(answer)
-        return f"{who} is refused, in JSON", ok, _seen(answer)
+        ok = answer.status in (401, 403) and answer.is_json
+        return f"{who} is refused, in JSON", ok, str(answer)
 
     yield refused("a caller without a token", None)
     yield refused("a wrong secret", Credentials(right.client_id, "0" * 64))
@@ -198,7 +227,7 @@ def refusals(endpoint: Endpoint) -> Iterator[Outcome]:
         method = "POST" if path in ("/invocations", "/pause") else "GET"
         answer = endpoint.request(method, path, right.headers)
         name = f"{method} {path} is not there, even with a token"
-        yield name, answer.status_code == 404, _seen(answer)
+        yield name, answer.status == 404, str(answer)
 
     guard = next(
         row["id"]
@@ -208,16 +237,4 @@ def refusals(endpoint: Endpoint) -> Iterator[Outcome]:
     with endpoint.by_hand(APPLICATION, guard, None):
         answer = endpoint.request("POST", CHAT, right.headers)
         name = "with the Access application deleted by hand, cloudflared itself refuses"
-        yield name, answer.status_code == 403, _seen(answer)
-
-
-def _seen(answer: requests.Response) -> str:
-    return f"{answer.status_code} {answer.text[:80]!r}"
-
-
-def _is_json(answer: requests.Response) -> bool:
-    try:
-        json.loads(answer.text)
-    except ValueError:
-        return False
-    return "html" not in answer.headers.get("Content-Type", "")
+        yield name, answer.status == 403, str(answer)

@@ -47,7 +47,7 @@ async def run(world: World) -> None:
                 world=world,
                 identity=identity,
                 boot=machine.boot,
-                names=internet.names,
+                names=lambda: [name for name in internet.names() if name != console.HOST],
                 serve_https=internet.serve,
                 accept_tunnels=edge.tunnels.serve,
                 ca=world.directory / "ca.pem",
@@ -68,7 +68,7 @@ async def run(world: World) -> None:
 
 
 async def _same_port(start: Any, port: int) -> int:
-    """The port of a previous daemon, so that shells with its exports go on working, or a free one."""
+    """The port of a previous daemon, so that its exports go on working, or a free one."""
     try:
         return await start(port)
     except OSError:

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -21,7 +21,7 @@ class Progress:
         self._lock = threading.Lock()
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
+    def step(self, name: str) -> Generator[None]:
         """Show `name` with the seconds so far while the block runs, and its outcome afterwards."""
         start = time.monotonic()
         self._detail = ""

@@ -232,12 +232,10 @@ class Session:
     def _write_stack_file(self, project: Project, stack: str, config: dict[str, Any]) -> None:
         path = self.stack_file(project, stack)
         path.parent.mkdir(parents=True, exist_ok=True)
-        salt = {}
-        if path.exists():  # a kept stack: its state is encrypted under this salt
-            salt = {
-                "encryptionsalt": (yaml.safe_load(path.read_text()) or {}).get("encryptionsalt")
-            }
-        path.write_text(yaml.safe_dump({**{k: v for k, v in salt.items() if v}, "config": config}))
+        document = _document(path) if path.exists() else {}
+        # A stack that is there already has its state encrypted under this salt.
+        kept = {key: document[key] for key in ("encryptionsalt",) if key in document}
+        path.write_text(yaml.safe_dump({**kept, "config": config}))
 
     def _own(self, config: dict[str, Any]) -> Accounts:
         """Give the rehearsing person what the stack's configuration says is theirs."""
@@ -272,10 +270,17 @@ class Session:
         return after
 
 
+def _document(stack_file: Path) -> dict[str, Any]:
+    """A stack file as it stands. Raises RehearsalError when it is not YAML."""
+    try:
+        return yaml.safe_load(stack_file.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise RehearsalError(f"{stack_file.name} is not valid YAML: {error}") from None
+
+
 def _plain_config(stack_file: Path) -> dict[str, Any]:
     """A stack file's configuration without what only its owner can decrypt."""
-    document = yaml.safe_load(stack_file.read_text()) or {}
-    config: dict[str, Any] = document.get("config") or {}
+    config: dict[str, Any] = _document(stack_file).get("config") or {}
     return {
         key: value
         for key, value in config.items()

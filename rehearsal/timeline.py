@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ def read(*paths: Path) -> list[Event]:
 
 
 @contextmanager
-def span(path: Path, name: str, life: float | None = None) -> Iterator[None]:
+def span(path: Path, name: str, life: float | None = None) -> Generator[None]:
     """Record the time that the block takes, also when it raises."""
     start = time.time()
     try:
