@@ -531,10 +531,10 @@ def test_a_connected_tunnel_stays(cf: Cloud):
     body, store = tunnel(cf), cf.world.store
     rule = {"service": "http_status:404"}
     settings = {"accountId": ACCOUNT, "tunnelId": body["id"], "config": {"ingresses": [rule]}}
-    configuration = cf.create(cloudflare.CONFIG, "c", **settings)
+    configuration = cf.create(cloudflare.TUNNEL_CONFIG, "c", **settings)
     store.put(cloudflare.CONNECTION, "c1", {"tunnelId": body["id"]})
 
-    cf.delete(cloudflare.CONFIG, configuration)
+    cf.delete(cloudflare.TUNNEL_CONFIG, configuration)
     with pytest.raises(CloudError, match="active connections") as refusal:
         cf.delete(cloudflare.TUNNEL, body)
     assert refusal.value.reason == "1022"
@@ -549,12 +549,12 @@ def test_a_configuration_is_never_deleted_alone(cf: Cloud):
     body = tunnel(cf)
     rule = {"service": "http_status:404"}
     settings = {"accountId": ACCOUNT, "tunnelId": body["id"], "config": {"ingresses": [rule]}}
-    configuration = cf.create(cloudflare.CONFIG, "c", **settings)
+    configuration = cf.create(cloudflare.TUNNEL_CONFIG, "c", **settings)
 
-    cf.delete(cloudflare.CONFIG, configuration)
+    cf.delete(cloudflare.TUNNEL_CONFIG, configuration)
 
     assert "will not change it in the API" in cf.warnings[0]
-    assert cf.world.store.get(cloudflare.CONFIG, body["id"])
+    assert cf.world.store.get(cloudflare.TUNNEL_CONFIG, body["id"])
 
 
 def test_a_tunnels_token_opens_that_tunnel(cf: Cloud):
@@ -583,7 +583,7 @@ def test_ingress_ends_with_the_rule_for_everything_else(cf: Cloud, rules: list[B
     """Only the last rule, and the last rule always, has no condition."""
     with pytest.raises(CloudError, match=words):
         cf.create(
-            cloudflare.CONFIG,
+            cloudflare.TUNNEL_CONFIG,
             "c",
             accountId=ACCOUNT,
             tunnelId=tunnel(cf)["id"],
@@ -594,7 +594,7 @@ def test_ingress_ends_with_the_rule_for_everything_else(cf: Cloud, rules: list[B
 def record(cf: Cloud, **more: Any) -> Body:
     inputs: Body = {"zoneId": ZONE, "name": "llm", "type": "CNAME", "ttl": 1, "proxied": True}
     inputs |= {"content": "t.cfargotunnel.com"}
-    return cf.create(cloudflare.RECORD, "r", **(inputs | more))
+    return cf.create(cloudflare.DNS_RECORD, "r", **(inputs | more))
 
 
 def test_a_record_lies_in_its_zone(cf: Cloud):
@@ -639,7 +639,7 @@ def test_an_application_guards_a_domain_of_the_account(cf: Cloud):
 
 def test_tokens_and_policies_in_use_stay(cf: Cloud):
     """An application holds its policy, a policy its service token."""
-    token = cf.create(cloudflare.TOKEN, "t", accountId=ACCOUNT, name="t")
+    token = cf.create(cloudflare.SERVICE_TOKEN, "t", accountId=ACCOUNT, name="t")
     rule = {"serviceToken": {"tokenId": token["id"]}}
     policy = cf.create(
         cloudflare.POLICY,
@@ -658,7 +658,7 @@ def test_tokens_and_policies_in_use_stay(cf: Cloud):
         policies=[{"id": policy["id"], "precedence": 1}],
     )
 
-    for kind, body in ((cloudflare.POLICY, policy), (cloudflare.TOKEN, token)):
+    for kind, body in ((cloudflare.POLICY, policy), (cloudflare.SERVICE_TOKEN, token)):
         with pytest.raises(CloudError, match="in_use"):
             cf.delete(kind, body)
 
@@ -677,10 +677,10 @@ def test_a_policy_names_one_kind_of_caller_a_rule(cf: Cloud):
 def test_a_service_token_is_rotated_in_place(cf: Cloud):
     """A higher secret version brings a new secret under the same id; a new name does not."""
     inputs = {"accountId": ACCOUNT, "name": "t"}
-    token = cf.create(cloudflare.TOKEN, "t", **inputs)
+    token = cf.create(cloudflare.SERVICE_TOKEN, "t", **inputs)
 
-    renamed = cf.update(cloudflare.TOKEN, "t", token, accountId=ACCOUNT, name="u")
-    rotated = cf.update(cloudflare.TOKEN, "t", token, clientSecretVersion=2, **inputs)
+    renamed = cf.update(cloudflare.SERVICE_TOKEN, "t", token, accountId=ACCOUNT, name="u")
+    rotated = cf.update(cloudflare.SERVICE_TOKEN, "t", token, clientSecretVersion=2, **inputs)
 
     assert renamed["clientSecret"] == token["clientSecret"]
     assert rotated["clientSecret"] != token["clientSecret"]
@@ -691,4 +691,4 @@ def test_a_service_token_is_rotated_in_place(cf: Cloud):
 def test_a_year_is_no_duration(cf: Cloud):
     """Durations are Go's: hours, not years."""
     with pytest.raises(CloudError, match="invalid duration 1y"):
-        cf.create(cloudflare.TOKEN, "t", accountId=ACCOUNT, name="t", duration="1y")
+        cf.create(cloudflare.SERVICE_TOKEN, "t", accountId=ACCOUNT, name="t", duration="1y")

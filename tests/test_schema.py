@@ -83,7 +83,7 @@ def test_a_timeout_with_a_unit_is_refused(cf: Schema):
     rule = {"service": "http://localhost:8000", "originRequest": {"connectTimeout": "30s"}}
     config = {"accountId": "a", "tunnelId": "t", "config": {"ingresses": [rule]}}
 
-    [failure] = cf.failures(cloudflare.CONFIG, config)
+    [failure] = cf.failures(cloudflare.TUNNEL_CONFIG, config)
 
     assert failure.path == "config.ingresses[0].originRequest.connectTimeout"
 

@@ -9,28 +9,29 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 
+from rehearsal.cloudflare import (
+    APPLICATION,
+    CONNECTION,
+    DNS_RECORD,
+    POLICY,
+    SERVICE_TOKEN,
+    TUNNEL,
+    TUNNEL_CONFIG,
+    TUNNEL_SECRET,
+)
 from rehearsal.errors import CloudError
 from rehearsal.providers.resource import Life, Operation, Package, Reference, ResourceType
 from rehearsal.providers.schema import Failure, Schema, as_array, as_object
 from rehearsal.store import Body
 from rehearsal.world import World
 
-TUNNEL = "cloudflare:index/zeroTrustTunnelCloudflared:ZeroTrustTunnelCloudflared"
-CONFIG = "cloudflare:index/zeroTrustTunnelCloudflaredConfig:ZeroTrustTunnelCloudflaredConfig"
-RECORD = "cloudflare:index/dnsRecord:DnsRecord"
-APPLICATION = "cloudflare:index/zeroTrustAccessApplication:ZeroTrustAccessApplication"
-POLICY = "cloudflare:index/zeroTrustAccessPolicy:ZeroTrustAccessPolicy"
-TOKEN = "cloudflare:index/zeroTrustAccessServiceToken:ZeroTrustAccessServiceToken"  # noqa: S105 a type token
-TUNNEL_SECRET = "cloudflare:tunnel_secret"  # noqa: S105 a type of ours: id of the tunnel -> {"secret"}
-CONNECTION = "cloudflare:connection"
-
 PATHS = {
     TUNNEL: "accounts/{accountId}/cfd_tunnel",
-    CONFIG: "accounts/{accountId}/cfd_tunnel/{tunnelId}/configurations",
-    RECORD: "zones/{zoneId}/dns_records",
+    TUNNEL_CONFIG: "accounts/{accountId}/cfd_tunnel/{tunnelId}/configurations",
+    DNS_RECORD: "zones/{zoneId}/dns_records",
     APPLICATION: "accounts/{accountId}/access/apps",
     POLICY: "accounts/{accountId}/access/policies",
-    TOKEN: "accounts/{accountId}/access/service_tokens",
+    SERVICE_TOKEN: "accounts/{accountId}/access/service_tokens",
 }
 METHODS = {"create": "POST", "read": "GET", "update": "PUT", "delete": "DELETE", "invoke": "GET"}
 DURATION = re.compile(r"(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+")
@@ -120,7 +121,7 @@ def sound_record(operation: Operation, body: Body) -> None:
         )
     if body.get("proxied") and body["type"] not in ("A", "AAAA", "CNAME"):
         raise refuse(400, 9004, "This record type cannot be proxied.")
-    for id, other in operation.world.store.all(RECORD).items():
+    for id, other in operation.world.store.all(DNS_RECORD).items():
         if other["name"] != body["name"] or id == body.get("id"):
             continue
         if (other["type"], other.get("content")) == (body["type"], body.get("content")):
@@ -191,7 +192,7 @@ def keep_secret(operation: Operation, body: Body) -> None:
 
 def config_outputs(operation: Operation, body: Body) -> Body:
     """A configuration counts its versions."""
-    before = operation.world.store.get(CONFIG, body["tunnelId"]) or {"version": 0}
+    before = operation.world.store.get(TUNNEL_CONFIG, body["tunnelId"]) or {"version": 0}
     return {"createdAt": now(), "version": before["version"] + 1}
 
 
@@ -249,7 +250,7 @@ async def delete_tunnel(operation: Operation, id: str, body: Body) -> None:
     store = operation.world.store
     if any(each["tunnelId"] == id for each in store.all(CONNECTION).values()):
         raise refuse(400, 1022, "Cannot delete tunnel because it has active connections")
-    for token in (CONFIG, TUNNEL_SECRET, TUNNEL):
+    for token in (TUNNEL_CONFIG, TUNNEL_SECRET, TUNNEL):
         store.delete(token, id)
 
 
@@ -279,7 +280,7 @@ ROWS: tuple[ResourceType, ...] = (
         deleting=delete_tunnel,
     ),
     ResourceType(
-        token=CONFIG,
+        token=TUNNEL_CONFIG,
         id="{tunnelId}",
         life=CALL,
         outputs={"source": "cloudflare"},
@@ -294,7 +295,7 @@ ROWS: tuple[ResourceType, ...] = (
         deleting=keep_config,
     ),
     ResourceType(
-        token=RECORD,
+        token=DNS_RECORD,
         id="{id}",
         life=CALL,
         outputs={
@@ -306,7 +307,7 @@ ROWS: tuple[ResourceType, ...] = (
         computed=record_outputs,
     ),
     ResourceType(
-        token=TOKEN,
+        token=SERVICE_TOKEN,
         id="{id}",
         life=CALL,
         defaults={"duration": "8760h"},
@@ -323,7 +324,7 @@ ROWS: tuple[ResourceType, ...] = (
         outputs={"sessionDuration": "24h"},
         replaces=ACCOUNT_REPLACES,
         references={
-            f"{kind}[].serviceToken.tokenId": Reference((TOKEN,))
+            f"{kind}[].serviceToken.tokenId": Reference((SERVICE_TOKEN,))
             for kind in ("includes", "requires", "excludes")
         },
         preview=(single_selectors,),
@@ -412,7 +413,7 @@ class Cloudflare(Package):
     def words(self, error: CloudError, operation: Operation, verb: str, body: Body) -> str:
         """`failed to make http request: POST "https://...": 409 Conflict {...}`."""
         path = PATHS.get(operation.type, "").format_map({"accountId": "", "zoneId": ""} | body)
-        if verb != "create" and operation.type != CONFIG:
+        if verb != "create" and operation.type != TUNNEL_CONFIG:
             path += f"/{body.get('id', '')}"
         said = {
             "success": False,
@@ -442,7 +443,7 @@ class Cloudflare(Package):
         """Cloudflare completes a record's name with its zone's."""
         zone = operation.world.accounts.cloudflare_zones.get(body.get("zoneId", ""))
         name = body.get("name", "")
-        if row.token == RECORD and zone and name != zone and not name.endswith(f".{zone}"):
+        if row.token == DNS_RECORD and zone and name != zone and not name.endswith(f".{zone}"):
             body["name"] = zone if name == "@" else f"{name}.{zone}"
 
     def look(self, operation: Operation, row: ResourceType, id: str, body: Body) -> Body:

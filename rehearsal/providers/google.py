@@ -400,7 +400,7 @@ network = Reference((NETWORK,))
 account_member = Reference(
     (ACCOUNT,),
     keys=("member",),
-    only=r"^serviceAccount:.*@(?!developer)[^.]+\.iam\.gserviceaccount\.com$",
+    only=r"^serviceAccount:.*@(?!gcp-sa-|compute-system|serverless-robot)[^.]+\.iam\.gserviceaccount",
     deletion="allowed",
     linked=False,
     missing=(400, "Service account {value} does not exist.", "badRequest"),
