@@ -73,11 +73,11 @@ tunnel = Tunnel(
     TunnelArgs(
         account_id=settings.cloudflare_account_id,
         zone_id=settings.cloudflare_zone_id,
-        api_token=pulumi.Config("cloudflare").get_secret("apiToken"),
+        api_token=pulumi.Config("cloudflare").require_secret("apiToken"),
         tunnel_name=network.unique_name,
         hostname=settings.hostname,
         origin=f"http://127.0.0.1:{vllm.PORT}",
-        public_paths=engine("").public_paths,
+        public_paths=vllm.PUBLIC_PATHS,
         access_team_name=settings.access_team_name,
         access_audience=access.audience,
         protect=settings.protect,

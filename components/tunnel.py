@@ -13,8 +13,8 @@ from components.ordering import after
 class TunnelArgs(TypedDict):
     account_id: str
     zone_id: str
-    api_token: pulumi.Input[str] | None
-    """Cloudflare's, to clear connections at deletion; None where the environment has it."""
+    api_token: pulumi.Input[str]
+    """Cloudflare's, to clear connections at deletion. Must be marked secret."""
     tunnel_name: pulumi.Input[str]
     """New with every tunnel: Cloudflare may keep a deleted tunnel's name taken."""
     hostname: str
@@ -88,7 +88,7 @@ class Tunnel(pulumi.ComponentResource):
             environment={
                 "CLOUDFLARE_ACCOUNT_ID": args["account_id"],
                 "TUNNEL_ID": tunnel.id,
-                **api_token(args["api_token"]),
+                "CLOUDFLARE_API_TOKEN": args["api_token"],
             },
             triggers=[tunnel.id],
             opts=child,
@@ -111,11 +111,6 @@ class Tunnel(pulumi.ComponentResource):
         self.token = after(pulumi.Output.secret(token), configuration, disconnection)
         self.hostname = after(args["hostname"], record)
         self.register_outputs({"token": self.token, "hostname": self.hostname})
-
-
-def api_token(token: pulumi.Input[str] | None) -> dict[str, pulumi.Input[str]]:
-    """The environment variable that Cloudflare's own tools read."""
-    return {} if token is None else {"CLOUDFLARE_API_TOKEN": pulumi.Output.secret(token)}
 
 
 def cloudflared_image(version: str) -> str:

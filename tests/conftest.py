@@ -1,0 +1,176 @@
+"""The whole program under an engine that only takes notes."""
+
+import runpy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pytest
+from pulumi.runtime import MockCallArgs, MockResourceArgs, Mocks, set_all_config, set_mocks
+from pulumi.runtime.mocks import MockMonitor
+from pulumi.runtime.stack import Stack
+
+from tests.stack_config import SECRET_KEYS, configuration
+
+ROOT = Path(__file__).parents[1]
+SECRET_MARK = "4dabf18193072939515e22adb298388d"
+"""How the engine's wire format marks a secret value."""
+MASKED = "[secret]"
+
+TUNNEL_TOKEN = "a-tunnel-token"
+COMPUTED: dict[str, dict[str, Any]] = {
+    "gcp:compute/network:Network": {"name": "llm-vpc-1a2b3c4"},
+    "gcp:compute/regionInstanceTemplate:RegionInstanceTemplate": {"selfLink": "a-template"},
+    "gcp:compute/regionInstanceGroupManager:RegionInstanceGroupManager": {"name": "llm-group-1a2"},
+    "gcp:artifactregistry/repository:Repository": {
+        "registryUri": "us-central1-docker.pkg.dev/example-project/docker-hub"
+    },
+    "gcp:secretmanager/secretVersion:SecretVersion": {"name": "projects/1/secrets/s/versions/1"},
+    "gcp:serviceaccount/account:Account": {
+        "email": "machine@example-project.iam.gserviceaccount.com",
+        "member": "serviceAccount:machine@example-project.iam.gserviceaccount.com",
+    },
+    "cloudflare:index/zeroTrustAccessApplication:ZeroTrustAccessApplication": {"aud": "an-aud"},
+    "cloudflare:index/zeroTrustAccessServiceToken:ZeroTrustAccessServiceToken": {
+        "clientId": "an-id.access",
+        "clientSecret": "a-client-secret",
+    },
+}
+"""What the services would make up, as far as another resource takes it."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One resource as the program declared it."""
+
+    type: str
+    name: str
+    inputs: Mapping[str, Any]
+    """Plain, but for secrets, which read MASKED."""
+    protect: bool
+    depends_on: frozenset[str]
+    """URNs of what it waits for."""
+    urn: str
+
+
+@dataclass
+class Deployment:
+    """What a stack declared, and what it hands to others."""
+
+    resources: list[Declared] = field(default_factory=list[Declared])
+    outputs: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def of(self, type: str) -> list[Declared]:
+        """The resources whose type token ends in `type`."""
+        found = [resource for resource in self.resources if resource.type.endswith(f":{type}")]
+        assert found, f"the stack declares no {type}"
+        return found
+
+    def one(self, type: str) -> Declared:
+        """The only resource of a type."""
+        (only,) = self.of(type)
+        return only
+
+    def waits_for(self, resource: Declared) -> set[str]:
+        """Type names of all that must exist before `resource`."""
+        by_urn = {declared.urn: declared for declared in self.resources}
+        seen: set[str] = set()
+        todo = [resource.urn]
+        while todo:
+            for urn in by_urn[todo.pop()].depends_on & by_urn.keys() - seen:
+                seen.add(urn)
+                todo.append(urn)
+        return {by_urn[urn].type.rpartition(":")[2] for urn in seen}
+
+
+class RecordingEngine(Mocks):
+    """Answers as the services would, and knows nothing else: another look-up is a mistake."""
+
+    def new_resource(self, args: MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
+        return f"{args.name}-id", unwrapped(args.inputs) | COMPUTED.get(args.typ, {})
+
+    def call(self, args: MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        answers = {
+            "cloudflare:index/getZeroTrustTunnelCloudflaredToken:"
+            "getZeroTrustTunnelCloudflaredToken": {"token": TUNNEL_TOKEN}
+        }
+        return answers[args.token], []
+
+
+class RecordingMonitor(MockMonitor):
+    """Keeps, besides what the mocks see, each resource's options."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        super().__init__(RecordingEngine())
+        self.deployment = deployment
+
+    def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - the engine's name for it
+        response = super().RegisterResource(request)
+        if request.type != "pulumi:pulumi:Stack":
+            inputs = pulumi.runtime.rpc.deserialize_properties(request.object)
+            self.deployment.resources.append(
+                Declared(
+                    type=request.type,
+                    name=request.name,
+                    inputs=masked(inputs),
+                    protect=request.protect,
+                    depends_on=frozenset(request.dependencies),
+                    urn=response.urn,
+                )
+            )
+        return response
+
+
+def masked(value: Any) -> Any:
+    """The value with every secret in it replaced by MASKED."""
+    match value:
+        case {"value": _} if SECRET_MARK in value:
+            return MASKED
+        case dict():
+            return {key: masked(item) for key, item in value.items()}
+        case list():
+            return [masked(item) for item in value]
+        case _:
+            return value
+
+
+def unwrapped(value: Any) -> Any:
+    """The value with every secret in it laid bare, as a service gets it."""
+    match value:
+        case {"value": inner} if SECRET_MARK in value:
+            return unwrapped(inner)
+        case dict():
+            return {key: unwrapped(item) for key, item in value.items()}
+        case list():
+            return [unwrapped(item) for item in value]
+        case _:
+            return value
+
+
+Deploy = Callable[..., Deployment]
+
+
+def deploy(stack: str = "dev", changes: dict[str, str] | None = None) -> Deployment:
+    """Run the real program on a committed stack file, with `changes` to its configuration."""
+    deployment = Deployment()
+    set_all_config(configuration(stack, changes), list(SECRET_KEYS))
+    monitor = RecordingMonitor(deployment)
+    set_mocks(monitor.mocks, "llm-endpoint", stack, preview=False, monitor=monitor)
+    root = pulumi.runtime.get_root_resource()
+    assert isinstance(root, Stack)
+    root.outputs.clear()
+
+    async def program() -> None:
+        runpy.run_path(str(ROOT / "__main__.py"))
+        outputs = await pulumi.runtime.rpc.serialize_properties(root.outputs, {})
+        deployment.outputs = masked(pulumi.runtime.rpc.deserialize_properties(outputs))
+
+    pulumi.runtime.test(program)()
+    return deployment
+
+
+@pytest.fixture(name="deploy", scope="session")
+def _deploy() -> Deploy:
+    return deploy
