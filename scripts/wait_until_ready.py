@@ -1,0 +1,161 @@
+"""Wait until the model answers through Cloudflare Access; `pulumi up` runs this last.
+
+Everything comes from the environment, so that nothing secret stands in a
+process list; components/readiness.py sets it. Exits 1 when the time is up.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import requests
+
+POLL_SECONDS = 1.0
+REPEAT_SECONDS = 15.0
+"""A phase that lasts is reported again after so long."""
+CONNECT_TIMEOUT, READ_TIMEOUT = 5.0, 30.0
+ANSWERS_IN_A_ROW = 3
+"""While machines of two revisions serve, one right answer may be luck."""
+
+PHASES = {
+    401: "Access refuses the probe's service token",
+    403: "Access refuses the probe's service token (one that is new takes a few seconds)",
+    404: "the path or the model is unknown to what answers",
+    429: "the engine has no room for another request",
+    502: "the machine is up; the engine does not listen yet: image, weights or start-up",
+    503: "the engine is up, and loads the model",
+    504: "the engine accepts the request, and does not answer",
+    524: "the engine accepts the request, and does not answer",
+    530: "no machine has opened the tunnel yet: it is being created, or boots (error 1033)",
+}
+"""What an HTTP status from this endpoint means, in the order in which a deployment goes."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, of whom, and which answer counts."""
+
+    hostname: str
+    model: str
+    revision: str
+    """Expected `system_fingerprint`; empty when any answer will do."""
+    client_id: str
+    client_secret: str
+
+    def ask(self) -> str | None:
+        """One request; None when the answer is right, else what is seen instead."""
+        try:
+            response = requests.post(
+                f"https://{self.hostname}/v1/chat/completions",
+                headers={
+                    "CF-Access-Client-Id": self.client_id,
+                    "CF-Access-Client-Secret": self.client_secret,
+                },
+                json={
+                    "model": self.model,
+                    "messages": [{"role": "user", "content": "Are you there?"}],
+                    "max_tokens": 1,
+                },
+                timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            return unreachable(error, self.hostname)
+        if response.status_code != 200:
+            phase = PHASES.get(response.status_code, "an answer that was not expected")
+            return f"HTTP {response.status_code}: {phase}"
+        return self.judge(response)
+
+    def judge(self, response: requests.Response) -> str | None:
+        """What is wrong with an answer that came with status 200."""
+        try:
+            body = response.json()
+            choices, fingerprint = body["choices"], body.get("system_fingerprint")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return "HTTP 200, but it is no chat completion: something else answers on this name"
+        if not choices:
+            return "HTTP 200, but without a choice"
+        if self.revision and fingerprint != self.revision:
+            return f"a machine of another revision ({fingerprint}) still answers"
+        return None
+
+
+def unreachable(error: requests.RequestException, hostname: str) -> str:
+    """Why no answer came at all."""
+    if isinstance(error, requests.exceptions.SSLError):
+        return f"the certificate for {hostname} is not valid (yet): {error.__class__.__name__}"
+    if isinstance(error, requests.Timeout):
+        return "no answer in time"
+    if "NameResolutionError" in repr(error):
+        return f"the name {hostname} does not resolve yet (DNS)"
+    return f"{hostname} cannot be reached: {error.__class__.__name__}"
+
+
+def wait(
+    ask: Callable[[], str | None],
+    timeout: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[tuple[float, str, bool]]:
+    """Ask until the answers are right or `timeout` seconds are over.
+
+    Yields what is worth a line, as (seconds so far, what is seen, whether that is the end).
+    """
+    start = clock()
+    shown, shown_at, right = "", 0.0, 0
+    while True:
+        seen = ask()
+        now = clock() - start
+        right = right + 1 if seen is None else 0
+        if right == ANSWERS_IN_A_ROW:
+            yield now, "the model answers", True
+            return
+        if seen and (seen != shown or now - shown_at >= REPEAT_SECONDS):
+            yield now, seen, False
+            shown, shown_at = seen, now
+        if now >= timeout:
+            return
+        sleep(POLL_SECONDS)
+
+
+def advice(project: str, region: str, group: str) -> str:
+    """Where to look when it did not answer in time."""
+    where = f"--project={project} --region={region}"
+    return f"""Where to look next:
+  no machine?   gcloud compute instance-groups managed list-errors {group} {where}
+                (ZONE_RESOURCE_POOL_EXHAUSTED: no GPU to be had, set other zones or provisioning;
+                 QUOTA_EXCEEDED: ask Google for quota)
+  its state:    gcloud compute instance-groups managed list-instances {group} {where}
+  its log:      pulumi stack output logsUrl
+  more time:    pulumi config set readyTimeoutMinutes 60
+`pulumi up` asks again; nothing that was created is lost."""
+
+
+def main() -> int:
+    """Wait, and tell how it goes."""
+    env = os.environ
+    question = Question(
+        hostname=env["ENDPOINT_HOSTNAME"],
+        model=env["ENDPOINT_MODEL"],
+        revision=env["ENDPOINT_REVISION"],
+        client_id=env["CF_ACCESS_CLIENT_ID"],
+        client_secret=env["CF_ACCESS_CLIENT_SECRET"],
+    )
+    minutes = float(env["READY_TIMEOUT_MINUTES"])
+    seen = "nothing"
+    for elapsed, seen, ready in wait(question.ask, minutes * 60):
+        print(f"{elapsed:5.0f} s  {seen}", flush=True)
+        if ready:
+            return 0
+    print(
+        f"{question.hostname} was not ready after {minutes:g} minutes. Seen last: {seen}\n"
+        + advice(env["GOOGLE_PROJECT"], env["GOOGLE_REGION"], env["INSTANCE_GROUP"]),
+        file=sys.stderr,
+    )
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
