@@ -78,7 +78,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: str) -> Callab
 
 
 REFUSALS = [
-    (f"{MODEL} --foo", 2, "vllm serve: error: unrecognized arguments: --foo"),
+    (f"{MODEL} --foo", 2, "vllm: error: unrecognized arguments: --foo"),
     (f"{MODEL} --port eighty", 2, "argument --port: invalid int value: 'eighty'"),
     (f"{MODEL} --max-model-len long", 2, "invalid human_readable_int_or_auto value: 'long'"),
     (f"{MODEL} --dtype int7", 2, "argument --dtype: invalid choice: 'int7'"),

@@ -94,7 +94,7 @@ def options(arguments: list[str]) -> Options:
     try:
         values, unknown = parse(arguments)
         if unknown:
-            usage_error(f"unrecognized arguments: {' '.join(unknown)}")
+            usage_error(f"unrecognized arguments: {' '.join(unknown)}", program="vllm")
 
         def one(flag: str, default: Any) -> Any:
             return values.get(flag, [default])[-1]
@@ -142,10 +142,10 @@ def human_readable(value: str) -> int:
     return int(float(found[1]) * (1000 if found[2].islower() else 1024) ** power)
 
 
-def usage_error(message: str) -> NoReturn:
-    """End as argparse does."""
-    print("usage: vllm serve [model_tag] [options]", file=sys.stderr)
-    print(f"vllm serve: error: {message}", file=sys.stderr)
+def usage_error(message: str, *, program: str = "vllm serve") -> NoReturn:
+    """End as argparse does; what no parser knows is the outer one's error."""
+    print(f"usage: {program} [-h] [options]", file=sys.stderr)
+    print(f"{program}: error: {message}", file=sys.stderr)
     sys.exit(2)
 
 
