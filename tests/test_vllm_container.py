@@ -368,6 +368,32 @@ def test_weights_are_downloaded_once(tmp_path: Path, hub: str) -> None:
     assert names.count("weights download") == 1
 
 
+def test_it_answers_from_a_users_model(
+    tmp_path: Path, hub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a GGUF file of the user's, that model answers under the configured name."""
+    monkeypatch.setattr(tiny_model, "ANSWER", "Hello from my own file.")
+    tiny_model.write(tmp_path / "own.gguf", context=4096)
+    monkeypatch.setenv("REHEARSAL_GGUF", str(tmp_path / "own.gguf"))
+
+    with running(tmp_path, hub) as container:
+        wait_until(lambda: healthy(container))
+        with openai.OpenAI(base_url=f"{container.url}/v1", api_key="-") as client:
+            assert ask(client).choices[0].message.content == "Hello from my own file."
+
+
+def test_a_file_that_is_no_model_is_named(
+    tmp_path: Path, hub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that llama.cpp cannot load ends the container with the file's name."""
+    (tmp_path / "own.gguf").write_text("not a model")
+    monkeypatch.setenv("REHEARSAL_GGUF", str(tmp_path / "own.gguf"))
+
+    with running(tmp_path, hub) as container:
+        assert container.process.wait(30) == 1
+    assert f"llama.cpp cannot load {tmp_path / 'own.gguf'}" in container.log.read_text()
+
+
 def test_requests_in_flight_are_finished_at_shutdown(tmp_path: Path, hub: str) -> None:
     """SIGTERM closes the door to new requests and lets the running ones end."""
     flags = ("--max-model-len", "16384", "--shutdown-timeout", "60")

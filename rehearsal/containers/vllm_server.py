@@ -72,7 +72,7 @@ class Serving:
 
 
 def engine(serving: Serving, folder: Path) -> Any:
-    """llama.cpp's server on a free port of 127.0.0.1."""
+    """llama.cpp's server on a free port of 127.0.0.1. Exits 1 when it cannot load a user's file."""
     path = serving.gguf or folder / "rehearsal.gguf"
     if serving.gguf is None:
         tiny_model.write(path, context=serving.max_model_len)
@@ -90,7 +90,10 @@ def engine(serving: Serving, folder: Path) -> Any:
     params.cache_ram_mib = 0
     params.verbosity = 0  # nothing of a prompt in the logs
     params.sse_ping_interval = serving.keep_alive_s or -1
-    return xllamacpp.Server(params)
+    try:
+        return xllamacpp.Server(params)
+    except RuntimeError:
+        raise SystemExit(f"llama.cpp cannot load {path}: give --gguf a model in GGUF form") from None
 
 
 def error(status: int, kind: str, message: str, parameter: str | None = None) -> web.Response:
