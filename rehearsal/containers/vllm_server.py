@@ -93,7 +93,9 @@ def engine(serving: Serving, folder: Path) -> Any:
     try:
         return xllamacpp.Server(params)
     except RuntimeError:
-        raise SystemExit(f"llama.cpp cannot load {path}: give --gguf a model in GGUF form") from None
+        raise SystemExit(
+            f"llama.cpp cannot load {path}: give --gguf a model in GGUF form"
+        ) from None
 
 
 def error(status: int, kind: str, message: str, parameter: str | None = None) -> web.Response:
