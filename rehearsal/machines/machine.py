@@ -110,9 +110,10 @@ class Machine:
 
     async def run(self, *command: str) -> tuple[int, str]:
         """A command typed by somebody who has logged in as root: its exit code and output."""
-        enter = f"nsenter --target={self._init} --all --preserve-credentials --root --wdns=/"
+        namespaces = "--user --mount --net --uts --ipc --pid --preserve-credentials"
+        enter = f"nsenter --target={self._init} {namespaces} --root --wdns=/".split()
         process = await asyncio.create_subprocess_exec(
-            *enter.split(), *command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, env={"PATH": PATH}
+            *enter, *command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, env={"PATH": PATH}
         )
         output, _ = await process.communicate()
         return process.returncode or 0, output.decode(errors="replace")
