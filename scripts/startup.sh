@@ -194,7 +194,8 @@ service() {
 }
 
 # prepare_*: what a unit needs, in a folder of its own. The heredocs are quoted: nothing of the
-# metadata is ever text in them.
+# metadata is ever text in them. When the machine is told to stop (the notice of a Spot machine
+# included) systemd runs ExecStop of both units at once, and stops Docker only after them.
 
 prepare_engine() {
   local new=$RUN/llm-endpoint-engine.new

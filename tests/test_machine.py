@@ -147,6 +147,50 @@ def test_a_name_can_be_used_once(guest: Guest) -> None:
     assert guest.result("docker rm --force one") == (0, "one\n")
 
 
+def test_a_unit_that_fails_is_reported_as_systemd_does(guest: Guest) -> None:
+    """Starting it fails, its state is failed, and the journal says why."""
+    write_unit(guest, "broken", "Type=oneshot\nExecStart=/bin/sh -c 'echo no; exit 4'")
+
+    code, output = guest.result("systemctl start broken")
+
+    assert (code, "Job for broken.service failed" in output) == (1, True)
+    assert guest.result("systemctl is-active broken") == (3, "failed\n")
+    journal = guest.sh("journalctl -u broken -o cat").splitlines()
+    assert "no" in journal
+    assert "broken.service: Main process exited, code=exited, status=4/FAILURE" in journal
+    assert "broken.service: Failed with result 'exit-code'." in journal
+
+
+def test_an_unknown_directive_is_ignored_aloud(guest: Guest) -> None:
+    """A misspelt directive is warned about, and the unit runs without it."""
+    write_unit(guest, "typo", "ExecStart=sleep 99999\nRestartSecs=3")
+
+    assert guest.result("systemctl start typo") == (0, "")
+    warning = "Unknown key 'RestartSecs' in section [Service], ignoring."
+    assert warning in guest.sh("journalctl -u typo -o cat")
+
+
+def test_a_changed_unit_needs_a_daemon_reload(guest: Guest) -> None:
+    """A unit runs as it was loaded until systemd is told to look again."""
+    show = "cat /proc/$(systemctl show changed | sed -n s/MainPID=//p)/cmdline | tr '\\0' ' '"
+    write_unit(guest, "changed", "ExecStart=/bin/sleep 1111")
+    guest.sh("systemctl start changed")
+    write_unit(guest, "changed", "ExecStart=/bin/sleep 2222", load=False)
+
+    guest.sh("systemctl restart changed")
+    assert guest.sh(show) == "/bin/sleep 1111 "
+
+    guest.sh("systemctl daemon-reload; systemctl restart changed")
+    assert guest.sh(show) == "/bin/sleep 2222 "
+
+
+def write_unit(guest: Guest, name: str, service: str, load: bool = True) -> None:
+    """A unit file of the guest."""
+    path = f"/run/systemd/system/{name}.service"
+    text = f"[Unit]\nDescription={name}\n[Service]\n{service}\n"
+    guest.sh(f"cat >{path} <<'UNIT'\n{text}UNIT\n" + ("systemctl daemon-reload" if load else ""))
+
+
 def test_the_disk_survives_a_reboot_and_memory_does_not(guest: Guest) -> None:
     """A reboot keeps /var and /etc, empties /run and /tmp, and runs the startup script again."""
     guest.sh("touch /var/lib/kept /etc/kept /run/gone /tmp/gone")

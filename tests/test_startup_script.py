@@ -130,26 +130,51 @@ def test_arguments_reach_the_engine_byte_for_byte(guest: Guest) -> None:
     assert guest.sh("ls /var/tmp") == ""
 
 
-def test_secrets_are_nowhere_but_in_files_for_root(endpoint: Guest) -> None:
-    """No token is in a process list, an environment, a log, a unit, or on the disk."""
+def leaks(guest: Guest) -> list[str]:
+    """Where a token can be read that is no file for root alone."""
     secrets = (TUNNEL_TOKEN, HUB_TOKEN, ACCESS_TOKEN)
+    processes = guest.sh("cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n'")
+    assert "llm-endpoint-engine" in processes
     looked = {
-        "processes": endpoint.sh("cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n'"),
-        "console": endpoint.console,
-        "units": endpoint.sh("cat /run/systemd/system/*"),
-        "docker": endpoint.sh("docker inspect cloudflared llm-endpoint-engine"),
+        "processes": processes,
+        "console": guest.console,
+        "units": guest.sh("cat /run/systemd/system/*"),
+        "docker": guest.sh("docker inspect cloudflared llm-endpoint-engine"),
     }
-    assert "llm-endpoint-engine" in looked["processes"]
-    assert [(where, it) for where, text in looked.items() for it in secrets if it in text] == []
+    found = [where for where, text in looked.items() if any(it in text for it in secrets)]
     # Whatever was written since the machine was made, on its disk and in its memory.
     new = "find /etc /var /opt /root /home /tmp /run /dev/shm -type f -newer /run/rehearsal/python"
-    found = endpoint.sh(f"{new} -exec grep -lE '{'|'.join(secrets)}' {{}} + 2>/dev/null")
-    assert sorted(found.split()) == [
-        "/run/llm-endpoint/cloudflared/token",
-        "/run/llm-endpoint/llm-endpoint-engine/hugging-face-token",
-    ]
-    modes = endpoint.sh("stat -c '%a %u' /run/llm-endpoint /run/llm-endpoint/*/*token")
-    assert modes.split("\n")[:-1] == ["700 0", "400 0", "400 0"]
+    files = guest.sh(f"{new} -exec grep -lE '{'|'.join(secrets)}' {{}} + 2>/dev/null")
+    return found + sorted(files.split())
+
+
+VAULTS = [
+    "/run/llm-endpoint/cloudflared/token",
+    "/run/llm-endpoint/llm-endpoint-engine/hugging-face-token",
+]
+
+
+def test_secrets_are_nowhere_but_in_files_for_root(endpoint: Guest) -> None:
+    """No token is in a process list, an environment, a log, a unit, or on the disk."""
+    assert leaks(endpoint) == VAULTS
+    modes = endpoint.sh(f"stat -c '%a %u' /run/llm-endpoint {' '.join(VAULTS)}")
+    assert modes.splitlines() == ["700 0", "400 0", "400 0"]
+
+
+def test_a_leak_would_be_found(guest: Guest) -> None:
+    """The look for secrets finds each of three that a careless script would leak."""
+    careless = STARTUP_SCRIPT.read_text()
+    for found, replacement in (
+        ("grace=$(<shutdown-timeout)", "grace=$(<shutdown-timeout); cat token; echo"),
+        ("--user=0:0 --cap", '--user=0:0 --env="TUNNEL_TOKEN=$(<token)" --cap'),
+        ('chmod 0400 "$2"', 'chmod 0400 "$2"; cp "$2" /var/lib/token'),
+    ):
+        assert found in careless
+        careless = careless.replace(found, replacement)
+    guest.cloud.metadata["startup-script"] = careless
+    up(guest.boot())
+
+    assert {"processes", "console", "docker", "/var/lib/token"} <= set(leaks(guest))
 
 
 def test_the_containers_get_only_what_they_need(endpoint: Guest) -> None:

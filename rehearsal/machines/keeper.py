@@ -268,7 +268,7 @@ def serve(control: socket.socket) -> None:
             elif order == "listen":
                 descriptors = [socket.create_server(tuple(arguments), backlog=128).detach()]
             elif order == "connect":
-                connected = socket.create_connection(tuple(arguments), timeout=5)
+                connected = socket.create_connection(tuple(arguments), timeout=2)
                 connected.settimeout(None)
                 descriptors = [connected.detach()]
             answer: dict[str, object] = {}

@@ -57,8 +57,6 @@ class MachineSpec:
     ca: Path
     """Certificate authority that the guest trusts besides the usual ones (PEM)."""
     images: Mapping[str, Image] = field(default_factory=lambda: IMAGES)
-    binds: tuple[Path, ...] = ()
-    """Files of this machine that the guest's containers may read, at the same place."""
 
 
 class Machine:
@@ -206,6 +204,7 @@ def _facts(world: World, spec: MachineSpec) -> dict[str, Any]:
         "timeline": "/run/rehearsal/timeline.jsonl",
         "python": sys.executable,
         "pythonpath": str(REPOSITORY),
+        "gguf": str(world.gguf.resolve()) if world.gguf else None,
         "images": {name: asdict(image) for name, image in spec.images.items()},
     }
 
@@ -214,6 +213,8 @@ def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
     """What the keeper needs to know."""
     ours = {REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)}
     ours.add(Path(sys.executable).resolve().parent.parent)
+    if world.gguf:
+        ours.add(world.gguf.resolve())
     addresses = {METADATA_ADDRESS, spec.internal_ip, *spec.hosts.values()}
     return {
         "name": spec.name,
@@ -223,7 +224,7 @@ def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
         "ca": str(spec.ca),
         "folder": str(folder),
         "world": str(world.directory),
-        "binds": [str(path) for path in sorted(ours | set(spec.binds))],
+        "binds": [str(path) for path in sorted(ours)],
         "commands": COMMANDS,
         "python": sys.executable,
         "init": str(HERE / "init.py"),
