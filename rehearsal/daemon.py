@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rehearsal import console, providers
+from rehearsal import console, hub, providers
 from rehearsal.cloudflare.edge import Edge
 from rehearsal.google.identity import Identity
 from rehearsal.google.instance_groups import InstanceGroups
@@ -38,6 +38,7 @@ async def run(world: World) -> None:
         internet.site("secretmanager.googleapis.com", SecretManager(world, identity).handle)
         internet.site("*.pkg.dev", registry.handle, names=registry.names)
         internet.site(console.HOST, partial(console.handle, store=world.store))
+        internet.site(hub.HOST, hub.Hub(world).handle)
         edge = Edge(world, internet)
         stack.push_async_callback(edge.close)
 

@@ -88,6 +88,9 @@ def _follow(
     while True:
         ended = process.poll() is not None
         if events.exists():
+            if events.stat().st_size < position:  # the update's events, in place of the preview's
+                position = finished = 0
+                busy.clear()
             with events.open("rb") as file:
                 file.seek(position)
                 for line in iter(file.readline, b""):

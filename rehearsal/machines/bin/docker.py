@@ -496,6 +496,7 @@ def command(record: Record, image: Record) -> tuple[list[str], dict[str, str]]:
         "PYTHONPATH": MACHINE["pythonpath"],
         "PYTHONDONTWRITEBYTECODE": "1",
         "SSL_CERT_FILE": f"/{authorities}",
+        "REQUESTS_CA_BUNDLE": f"/{authorities}",
     }
     argv = [MACHINE["python"], "-m", image["module"], *image["arguments"], *record["Cmd"]]
     return argv, {**of_image, **record["Env"]}
