@@ -412,11 +412,13 @@ def send(pid: int, number: int) -> None:
 
 def hold(record: Record, image: Record, options: Options, ready: int) -> NoReturn:
     """Be the parent of the container's first process, until it ends."""
-    keeper.call("unshare", keeper.CLONE_NEWNS | keeper.CLONE_NEWPID)
+    keeper.call("unshare", keeper.CLONE_NEWPID)
     pid = os.fork()
     if not pid:
         code = 125
         try:
+            # Here and not above: what the container mounts on /run must not hide ours.
+            keeper.call("unshare", keeper.CLONE_NEWNS)
             enter(record, image, options)
         except OSError as error:
             print(f"docker: Error response from daemon: {error}", file=sys.stderr, flush=True)
