@@ -75,7 +75,7 @@ class GpuVm(pulumi.ComponentResource):
             region=args["region"],
             machine_type=machine_type,
             disks=[disk],
-            guest_accelerators=accelerators,
+            guest_accelerators=accelerators or None,
             scheduling=scheduling,
             network_interfaces=[interface],
             service_account=identity,

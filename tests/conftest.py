@@ -22,6 +22,7 @@ MASKED = "[secret]"
 TUNNEL_TOKEN = "a-tunnel-token"
 COMPUTED: dict[str, dict[str, Any]] = {
     "gcp:compute/network:Network": {"name": "llm-vpc-1a2b3c4"},
+    "gcp:compute/router:Router": {"name": "llm-router-1a2b3c4"},
     "gcp:compute/regionInstanceTemplate:RegionInstanceTemplate": {"selfLink": "a-template"},
     "gcp:compute/regionInstanceGroupManager:RegionInstanceGroupManager": {"name": "llm-group-1a2"},
     "gcp:artifactregistry/repository:Repository": {
@@ -49,6 +50,8 @@ class Declared:
     name: str
     inputs: Mapping[str, Any]
     """Plain, but for secrets, which read MASKED."""
+    received: Mapping[str, Any]
+    """The same as the service gets them."""
     protect: bool
     depends_on: frozenset[str]
     """URNs of what it waits for."""
@@ -106,7 +109,7 @@ class RecordingMonitor(MockMonitor):
         super().__init__(RecordingEngine())
         self.deployment = deployment
 
-    def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - the engine's name for it
+    def RegisterResource(self, request: Any) -> Any:
         response = super().RegisterResource(request)
         if request.type != "pulumi:pulumi:Stack":
             inputs = pulumi.runtime.rpc.deserialize_properties(request.object)
@@ -115,6 +118,7 @@ class RecordingMonitor(MockMonitor):
                     type=request.type,
                     name=request.name,
                     inputs=masked(inputs),
+                    received=unwrapped(inputs),
                     protect=request.protect,
                     depends_on=frozenset(request.dependencies),
                     urn=response.urn,
@@ -132,6 +136,8 @@ def masked(value: Any) -> Any:
             return {key: masked(item) for key, item in value.items()}
         case list():
             return [masked(item) for item in value]
+        case float() if value.is_integer():  # the wire knows no whole numbers
+            return int(value)
         case _:
             return value
 
@@ -173,4 +179,18 @@ def deploy(stack: str = "dev", changes: dict[str, str] | None = None) -> Deploym
 
 @pytest.fixture(name="deploy", scope="session")
 def _deploy() -> Deploy:
-    return deploy
+    """`deploy`, but the same deployment for the same question: nobody changes one."""
+    known: dict[str, Deployment] = {}
+
+    def cached(stack: str = "dev", changes: dict[str, str] | None = None) -> Deployment:
+        question = repr((stack, changes))
+        if question not in known:
+            known[question] = deploy(stack, changes)
+        return known[question]
+
+    return cached
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a reviewed change into the inventories."""
+    parser.addoption("--update-inventories", action="store_true", help="write what is declared")

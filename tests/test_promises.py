@@ -1,0 +1,467 @@
+"""What the README promises, asked of what the program declares."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from tests.conftest import MASKED, TUNNEL_TOKEN, Declared, Deploy, Deployment
+from tests.stack_config import API_TOKEN
+
+STACKS = pytest.mark.parametrize("stack", ["dev", "prod"])
+HUGGING_FACE = {"llm-endpoint:huggingFaceToken": "hf_planted-token-0123456789"}
+PEOPLE_AND_PROGRAMS = {
+    "llm-endpoint:consumers": '["app", "batch"]',
+    "llm-endpoint:allowedEmails": '["ada@example.org"]',
+    "llm-endpoint:allowedEmailDomains": '["example.net"]',
+}
+
+
+def text(value: Any) -> str:
+    """Everything in a value, for looking for what must not be there."""
+    return json.dumps(value, default=str)
+
+
+def metadata(deployment: Deployment) -> dict[str, str]:
+    """What the machine is told."""
+    return deployment.one("RegionInstanceTemplate").inputs["metadata"]
+
+
+def by_name(deployment: Deployment) -> dict[str, Declared]:
+    """Resources by type and name."""
+    return {f"{item.type} {item.name}": item for item in deployment.resources}
+
+
+# --- nobody gets in but through Access ----------------------------------------------------------
+
+
+@STACKS
+def test_the_machine_has_no_public_address(deploy: Deploy, stack: str) -> None:
+    """The tunnel is the only way in."""
+    interfaces = deploy(stack).one("RegionInstanceTemplate").inputs["networkInterfaces"]
+
+    assert interfaces
+    assert not any("accessConfigs" in interface for interface in interfaces)
+
+
+@STACKS
+def test_only_googles_own_systems_pass_the_firewall(deploy: Deploy, stack: str) -> None:
+    """Health checkers reach the engine's port, Identity-Aware Proxy reaches SSH; nothing else."""
+    admitted = [
+        (sources, protocol["protocol"], port)
+        for rule in deploy(stack).of("Firewall")
+        for protocol in rule.inputs["allows"]
+        for port in protocol["ports"]
+        if (sources := tuple(rule.inputs["sourceRanges"]))
+    ]
+
+    assert sorted(admitted) == [
+        (("35.191.0.0/16", "130.211.0.0/22"), "tcp", "8000"),
+        (("35.235.240.0/20",), "tcp", "22"),
+    ]
+
+
+@STACKS
+def test_every_path_to_the_engine_demands_the_token_of_this_application(
+    deploy: Deploy, stack: str
+) -> None:
+    """cloudflared itself turns away what Access did not let through, whatever happens to Access."""
+    deployment = deploy(stack)
+    *to_engine, last = deployment.one("ZeroTrustTunnelCloudflaredConfig").inputs["config"][
+        "ingresses"
+    ]
+
+    assert last == {"service": "http_status:404"}
+    assert to_engine
+    for rule in to_engine:
+        assert rule["originRequest"]["access"] == {
+            "required": True,
+            "teamName": "example",
+            "audTags": ["an-aud"],
+        }
+    assert "ZeroTrustAccessApplication" in deployment.waits_for(
+        deployment.one("RegionInstanceGroupManager")
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/metrics", "/invocations", "/pause", "/v1/load_lora_adapter", "/health", "/docs"],
+)
+def test_only_the_api_is_public(deploy: Deploy, path: str) -> None:
+    """What vLLM answers besides the OpenAI API has no rule that leads to it."""
+    rules = deploy("dev").one("ZeroTrustTunnelCloudflaredConfig").inputs["config"]["ingresses"]
+
+    open_to = [rule["path"] for rule in rules if "path" in rule]
+    assert not any(re.search(pattern, path) for pattern in open_to)
+    assert any(re.search(pattern, "/v1/chat/completions") for pattern in open_to)
+
+
+@STACKS
+def test_the_whole_hostname_is_behind_access(deploy: Deploy, stack: str) -> None:
+    """The application covers the name in DNS, and programs get 401, not a login page."""
+    deployment = deploy(stack)
+    application = deployment.one("ZeroTrustAccessApplication").inputs
+
+    assert application["domain"] == deployment.one("DnsRecord").inputs["name"]
+    assert application["serviceAuth401Redirect"] is True
+    assert deployment.one("DnsRecord").inputs["proxied"] is True
+
+
+def test_only_those_who_are_configured_may_call(deploy: Deploy) -> None:
+    """Every consumer has a token of its own; people come in by address or domain; no one else."""
+    deployment = deploy("dev", PEOPLE_AND_PROGRAMS)
+    policies = {
+        policy.inputs["decision"]: policy.inputs["includes"]
+        for policy in deployment.of("ZeroTrustAccessPolicy")
+    }
+
+    assert policies == {
+        "non_identity": [
+            {"serviceToken": {"tokenId": "llm-dev-consumer-app-id"}},
+            {"serviceToken": {"tokenId": "llm-dev-consumer-batch-id"}},
+            {"serviceToken": {"tokenId": "llm-dev-probe-id"}},
+        ],
+        "allow": [
+            {"email": {"email": "ada@example.org"}},
+            {"emailDomain": {"domain": "example.net"}},
+        ],
+    }
+    assert set(deployment.outputs["clientIds"]) == {"app", "batch"}
+
+
+def test_a_new_consumer_touches_no_machine(deploy: Deploy) -> None:
+    """One more name in the configuration is one more token, admitted by the same policy."""
+    before = by_name(deploy("dev", {"llm-endpoint:consumers": '["app"]'}))
+    after = by_name(deploy("dev", {"llm-endpoint:consumers": '["another", "app"]'}))
+
+    (created,) = after.keys() - before.keys()
+    changed = {name for name in before if before[name].inputs != after[name].inputs}
+    assert created.endswith("ZeroTrustAccessServiceToken llm-dev-consumer-another")
+    assert {name.partition(" ")[0].rpartition(":")[2] for name in changed} == {
+        "ZeroTrustAccessPolicy"
+    }
+
+
+# --- secrets ------------------------------------------------------------------------------------
+
+
+def test_no_secret_stands_anywhere_in_clear(deploy: Deploy) -> None:
+    """Every secret is marked as one wherever it goes, so that state and output show none."""
+    deployment = deploy("dev", HUGGING_FACE)
+    plain = text([resource.inputs for resource in deployment.resources]) + text(deployment.outputs)
+
+    for secret in (*HUGGING_FACE.values(), API_TOKEN, TUNNEL_TOKEN, "a-client-secret"):
+        assert secret not in plain
+    assert plain.count(MASKED) >= 5
+    assert deployment.outputs["clientSecrets"] == MASKED
+
+
+def test_the_machine_is_told_where_secrets_are_not_what_they_are(deploy: Deploy) -> None:
+    """Metadata holds names of secret versions; nothing in it needs to be hidden."""
+    told = metadata(deploy("dev", HUGGING_FACE))
+
+    assert MASKED not in text(told)
+    assert told["tunnel-token-secret"].startswith("projects/")
+    assert told["hugging-face-token-secret"].startswith("projects/")
+
+
+def test_an_open_model_needs_no_token(deploy: Deploy) -> None:
+    """Without a Hugging Face token there is no secret for it, and the machine asks for none."""
+    deployment = deploy("dev")
+
+    assert "hugging-face-token-secret" not in metadata(deployment)
+    assert [secret.inputs["secretId"] for secret in deployment.of("Secret")] == [
+        "llm-dev-tunnel-token"
+    ]
+
+
+def test_each_role_is_granted_where_it_belongs(deploy: Deploy) -> None:
+    """The machine writes logs and metrics, pulls from one repository, reads its own secrets."""
+    deployment = deploy("dev", HUGGING_FACE)
+    machine = "serviceAccount:machine@example-project.iam.gserviceaccount.com"
+    grants = [
+        (item.type.rpartition(":")[2], item.inputs["role"])
+        for item in deployment.resources
+        if item.type.lower().endswith("iammember") and item.inputs["member"] == machine
+    ]
+
+    assert sorted(grants) == [
+        ("IAMMember", "roles/logging.logWriter"),
+        ("IAMMember", "roles/monitoring.metricWriter"),
+        ("RepositoryIamMember", "roles/artifactregistry.reader"),
+        ("SecretIamMember", "roles/secretmanager.secretAccessor"),
+        ("SecretIamMember", "roles/secretmanager.secretAccessor"),
+    ]
+
+
+# --- order --------------------------------------------------------------------------------------
+
+
+def test_what_a_machine_needs_is_there_before_it_boots(deploy: Deploy) -> None:
+    """No first boot fails for want of a role, a secret, a way out or a tunnel to open."""
+    deployment = deploy("dev", HUGGING_FACE)
+
+    assert deployment.waits_for(deployment.one("RegionInstanceGroupManager")) >= {
+        "Firewall",
+        "HealthCheck",
+        "IAMMember",
+        "Repository",
+        "RepositoryIamMember",
+        "RouterNat",
+        "SecretIamMember",
+        "SecretVersion",
+        "Service",
+        "ZeroTrustTunnelCloudflaredConfig",
+    }
+
+
+def test_nothing_slow_waits_for_what_it_does_not_need(deploy: Deploy) -> None:
+    """Access and its tokens are made while Google makes the network; DNS waits for no machine."""
+    deployment = deploy("dev")
+
+    assert not deployment.waits_for(deployment.one("ZeroTrustAccessApplication")) & {
+        "Service",
+        "Network",
+    }
+    assert "RegionInstanceTemplate" not in deployment.waits_for(deployment.one("DnsRecord"))
+
+
+def test_machines_go_before_the_tunnel_that_they_hold_open(deploy: Deploy) -> None:
+    """On destroy: machines, then the tunnel's lingering connections, then the tunnel."""
+    deployment = deploy("dev")
+    (clearing,) = (item for item in deployment.of("Command") if "delete" in item.inputs)
+    group = deployment.one("RegionInstanceGroupManager")
+    by_urn = {item.urn: item for item in deployment.resources}
+
+    def reaches(start: Declared, goal: str) -> bool:
+        return start.urn == goal or any(
+            reaches(by_urn[urn], goal) for urn in start.depends_on if urn in by_urn
+        )
+
+    assert reaches(group, clearing.urn)
+    assert reaches(clearing, deployment.one("ZeroTrustTunnelCloudflared").urn)
+    assert clearing.inputs["environment"] == MASKED
+    assert clearing.received["environment"]["CLOUDFLARE_API_TOKEN"] == API_TOKEN
+
+
+def test_up_ends_when_the_new_machines_answer(deploy: Deploy) -> None:
+    """The probe comes after the group and the name, and waits for this very revision."""
+    deployment = deploy("dev")
+    (probe,) = (item for item in deployment.of("Command") if "create" in item.inputs)
+
+    assert deployment.waits_for(probe) >= {"RegionInstanceGroupManager", "DnsRecord"}
+    revision = metadata(deployment)["revision"]
+    assert probe.received["environment"]["ENDPOINT_REVISION"] == revision
+    assert f"--fingerprint-value={revision}" in metadata(deployment)["engine-args"].split("\n")
+
+
+def test_waiting_can_be_left_out(deploy: Deploy) -> None:
+    """`waitUntilReady: false` lets `pulumi up` end when everything is declared."""
+    commands = deploy("dev", {"llm-endpoint:waitUntilReady": "false"}).of("Command")
+
+    assert not any("create" in command.inputs for command in commands)
+
+
+# --- changes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"llm-endpoint:model": "Qwen/Qwen3-8B"},
+        {"llm-endpoint:engineVersion": "0.33.1"},
+        {"llm-endpoint:bootDiskGb": "200"},
+        {"llm-endpoint:provisioning": "standard"},
+        HUGGING_FACE,
+    ],
+    ids=lambda change: next(iter(change)).partition(":")[2],
+)
+def test_a_changed_machine_has_a_new_revision(deploy: Deploy, change: dict[str, str]) -> None:
+    """Whatever makes another machine is told apart by the probe."""
+    assert metadata(deploy("dev"))["revision"] != metadata(deploy("dev", change))["revision"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"llm-endpoint:replicas": "2"},
+        {"llm-endpoint:rollout": "manual"},
+        {"llm-endpoint:protect": "true"},
+        {"llm-endpoint:hostname": "other.example.com"},
+    ],
+    ids=lambda change: next(iter(change)).partition(":")[2],
+)
+def test_what_makes_no_other_machine_replaces_none(deploy: Deploy, change: dict[str, str]) -> None:
+    """Running machines are left alone by what does not concern them."""
+    before, after = deploy("dev"), deploy("dev", change)
+
+    assert metadata(before) == metadata(after)
+
+
+ROLLOUTS = {
+    "replace": ("PROACTIVE", 0, 3),
+    "surge": ("PROACTIVE", 3, 0),
+    "manual": ("OPPORTUNISTIC", 0, 3),
+}
+
+
+@pytest.mark.parametrize("rollout", ROLLOUTS)
+def test_a_rollout_is_one_that_a_regional_group_accepts(deploy: Deploy, rollout: str) -> None:
+    """Surge and outage are 0 or the number of zones, and never both 0."""
+    group = deploy("dev", {"llm-endpoint:rollout": rollout}).one("RegionInstanceGroupManager")
+    policy = group.inputs["updatePolicy"]
+
+    assert len(group.inputs["distributionPolicyZones"]) == 3
+    assert (
+        policy["type"],
+        policy["maxSurgeFixed"],
+        policy["maxUnavailableFixed"],
+    ) == ROLLOUTS[rollout]
+
+
+def test_an_outage_is_announced_before_it_begins(deploy: Deploy) -> None:
+    """With `rollout: replace`, a change is announced before the group hears of it."""
+    deployment = deploy("dev")
+    (announcement,) = (item for item in deployment.of("Command") if "update" in item.inputs)
+
+    assert "create" not in announcement.inputs
+    assert "DOWN" in announcement.inputs["update"]
+    assert announcement.urn in deployment.one("RegionInstanceGroupManager").depends_on
+
+
+PROVISIONING = {
+    "spot": ("SPOT", False, "DELETE"),
+    "standard": ("STANDARD", True, None),
+    "flex-start": ("FLEX_START", False, "DELETE"),
+}
+
+
+@pytest.mark.parametrize("provisioning", PROVISIONING)
+def test_terms_are_spelled_out_as_google_takes_them(deploy: Deploy, provisioning: str) -> None:
+    """Nothing is left to the plugin's defaults, some of which Google refuses."""
+    hours = "24" if provisioning == "flex-start" else "0"
+    deployment = deploy(
+        "dev",
+        {"llm-endpoint:provisioning": provisioning, "llm-endpoint:maxRunHours": hours},
+    )
+    scheduling = deployment.one("RegionInstanceTemplate").inputs["scheduling"]
+
+    assert scheduling["onHostMaintenance"] == "TERMINATE"
+    assert (
+        scheduling["provisioningModel"],
+        scheduling["automaticRestart"],
+        scheduling.get("instanceTerminationAction"),
+    ) == PROVISIONING[provisioning]
+    assert scheduling.get("maxRunDuration") == (
+        {"seconds": 86400} if provisioning == "flex-start" else None
+    )
+
+
+def test_a_gpu_that_no_machine_type_brings_is_asked_for(deploy: Deploy) -> None:
+    """A T4 is attached to an N1 machine; an L4 comes with its own."""
+    with_t4 = deploy("dev", {"llm-endpoint:gpu": "nvidia-tesla-t4"}).one("RegionInstanceTemplate")
+
+    assert with_t4.inputs["guestAccelerators"] == [{"type": "nvidia-tesla-t4", "count": 1}]
+    assert not deploy("dev").one("RegionInstanceTemplate").inputs.get("guestAccelerators")
+
+
+# --- neighbours, protection, operation ----------------------------------------------------------
+
+
+def test_what_clients_depend_on_is_protected_and_nothing_else(deploy: Deploy) -> None:
+    """`protect: true` guards what clients would miss; machines stay replaceable."""
+    protected = [
+        item.type.rpartition(":")[2]
+        for item in deploy("prod", HUGGING_FACE).resources
+        if item.protect
+    ]
+
+    assert sorted(protected) == [
+        "DnsRecord",
+        "Secret",
+        "Secret",
+        "ZeroTrustAccessApplication",
+        *["ZeroTrustAccessServiceToken"] * 3,
+        "ZeroTrustTunnelCloudflared",
+    ]
+    assert not any(item.protect for item in deploy("dev").resources)
+
+
+def test_two_stacks_share_a_project_without_a_clash(deploy: Deploy) -> None:
+    """Every name that the clouds would not let two stacks both have contains the stack's."""
+    keys = ("name", "secretId", "repositoryId", "accountId", "baseInstanceName")
+
+    def names(stack: str) -> set[str]:
+        return {
+            item.inputs[key]
+            for item in deploy(stack).resources
+            for key in keys
+            if key in item.inputs
+        }
+
+    shared = {"0123456789abcdef" * 2, "llm-vpc-1a2b3c4"}  # an account; drawn at random in life
+    assert names("dev") & names("prod") == shared
+
+
+@STACKS
+def test_shared_apis_stay_on(deploy: Deploy, stack: str) -> None:
+    """Destroying a stack switches no API off under what else uses the project."""
+    services = deploy(stack).of("Service")
+
+    assert services
+    assert all(service.inputs["disableOnDestroy"] is False for service in services)
+
+
+@STACKS
+def test_what_can_carry_a_label_carries_the_stacks(deploy: Deploy, stack: str) -> None:
+    """Costs and leftovers can be traced to the stack."""
+    deployment = deploy(stack)
+    labelled = [
+        *deployment.of("Secret"),
+        deployment.one("Repository"),
+        deployment.one("RegionInstanceTemplate"),
+    ]
+
+    assert all(item.inputs["labels"] == {"llm-endpoint-stack": stack} for item in labelled)
+
+
+@STACKS
+def test_a_machine_is_hardened_and_its_log_kept(deploy: Deploy, stack: str) -> None:
+    """Nobody logs in by a key left in the project, and lines reach Cloud Logging with no agent."""
+    told = metadata(deploy(stack))
+
+    assert told["enable-oslogin"] == told["block-project-ssh-keys"] == "TRUE"
+    assert told["serial-port-logging-enable"] == "TRUE"
+
+
+@STACKS
+def test_a_broken_machine_is_replaced_but_not_while_it_loads(deploy: Deploy, stack: str) -> None:
+    """The health check waits as long as `up` does."""
+    deployment = deploy(stack)
+    healing = deployment.one("RegionInstanceGroupManager").inputs["autoHealingPolicies"]
+    check = deployment.one("HealthCheck").inputs
+
+    assert healing["initialDelaySec"] == 30 * 60
+    assert check["timeoutSec"] <= check["checkIntervalSec"]
+    assert check["httpHealthCheck"] == {"port": 8000, "requestPath": "/health"}
+
+
+def test_outputs_are_a_contract(deploy: Deploy) -> None:
+    """Other teams' stacks read these names."""
+    outputs = deploy("dev").outputs
+
+    assert set(outputs) == {
+        "baseUrl",
+        "model",
+        "contextLength",
+        "clientIds",
+        "clientSecrets",
+        "sshCommand",
+        "logsUrl",
+        "consoleUrl",
+    }
+    assert outputs["baseUrl"] == "https://llm-dev.example.com/v1"
+    assert outputs["model"] == "Qwen/Qwen3-4B"
+    assert outputs["contextLength"] == 8192

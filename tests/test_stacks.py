@@ -1,0 +1,64 @@
+"""What each committed stack declares, to be reviewed in the diff."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, Deploy, Deployment
+from tests.conftest import deploy as run_program
+
+INVENTORIES = Path(__file__).parent / "inventories"
+
+
+def inventory(deployment: Deployment) -> dict[str, Any]:
+    """Everything declared, and the names of what is handed on; the startup script by its name."""
+    (template,) = deployment.of("RegionInstanceTemplate")
+    stand_ins = {
+        (ROOT / "scripts" / "startup.sh").read_text(): "(scripts/startup.sh)",
+        template.inputs["metadata"]["revision"]: "(revision)",
+    }
+
+    def shortened(value: Any) -> Any:
+        match value:
+            case dict():
+                return {key: shortened(item) for key, item in sorted(value.items())}
+            case list():
+                return [shortened(item) for item in value]
+            case str():
+                for text, name in stand_ins.items():
+                    value = value.replace(text, name)
+                return value
+            case _:
+                return value
+
+    listed: dict[str, Any] = {"outputs": sorted(deployment.outputs)}
+    for resource in sorted(deployment.resources, key=lambda item: (item.type, item.name)):
+        if not resource.type.startswith("llm-endpoint:"):
+            entry = shortened(dict(resource.inputs))
+            listed[f"{resource.type} {resource.name}"] = (
+                {"(protected)": True, **entry} if resource.protect else entry
+            )
+    return listed
+
+
+@pytest.mark.parametrize("stack", ["dev", "prod"])
+def test_a_stack_declares_its_inventory(
+    deploy: Deploy, stack: str, request: pytest.FixtureRequest
+) -> None:
+    """What a stack declares changes only together with the inventory that people review."""
+    file = INVENTORIES / f"{stack}.yaml"
+    declared = inventory(deploy(stack))
+    if request.config.getoption("--update-inventories"):
+        file.write_text(yaml.safe_dump(declared, sort_keys=False, width=100))
+
+    assert declared == yaml.safe_load(file.read_text()), (
+        "review, then: .venv/bin/pytest tests/test_stacks.py --update-inventories"
+    )
+
+
+@pytest.mark.parametrize("stack", ["dev", "prod"])
+def test_the_same_configuration_declares_the_same(stack: str) -> None:
+    """A second run finds nothing to do, because the program leaves nothing to chance."""
+    assert inventory(run_program(stack)) == inventory(run_program(stack))
