@@ -4,7 +4,7 @@ import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pulumi
 import pytest
@@ -92,7 +92,8 @@ class RecordingEngine(Mocks):
     """Answers as the services would, and knows nothing else: another look-up is a mistake."""
 
     def new_resource(self, args: MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
-        return f"{args.name}-id", unwrapped(args.inputs) | COMPUTED.get(args.typ, {})
+        inputs = unwrapped(args.inputs)  # pyright: ignore[reportUnknownMemberType]  # untyped SDK
+        return f"{args.name}-id", inputs | COMPUTED.get(args.typ, {})
 
     def call(self, args: MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         answers = {
@@ -110,7 +111,7 @@ class RecordingMonitor(MockMonitor):
         self.deployment = deployment
 
     def RegisterResource(self, request: Any) -> Any:
-        response = super().RegisterResource(request)
+        response = super().RegisterResource(request)  # pyright: ignore[reportUnknownMemberType]  # untyped SDK
         if request.type != "pulumi:pulumi:Stack":
             inputs = pulumi.runtime.rpc.deserialize_properties(request.object)
             self.deployment.resources.append(
@@ -127,32 +128,36 @@ class RecordingMonitor(MockMonitor):
         return response
 
 
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The value with `change` made to it, and then to everything in it."""
+    value = change(value)
+    if isinstance(value, dict):
+        entries = cast("dict[str, Any]", value)
+        return {key: mapped(item, change) for key, item in entries.items()}
+    if isinstance(value, list):
+        return [mapped(item, change) for item in cast("list[Any]", value)]
+    return value
+
+
+def is_secret(value: Any) -> bool:
+    """Whether the engine is told to keep it secret."""
+    return isinstance(value, dict) and SECRET_MARK in value
+
+
 def masked(value: Any) -> Any:
-    """The value with every secret in it replaced by MASKED."""
-    match value:
-        case {"value": _} if SECRET_MARK in value:
-            return MASKED
-        case dict():
-            return {key: masked(item) for key, item in value.items()}
-        case list():
-            return [masked(item) for item in value]
-        case float() if value.is_integer():  # the wire knows no whole numbers
-            return int(value)
-        case _:
-            return value
+    """The value with every secret in it replaced, and whole numbers, which the wire lacks."""
+
+    def mask(item: Any) -> Any:
+        if isinstance(item, float) and item.is_integer():
+            return int(item)
+        return MASKED if is_secret(item) else item
+
+    return mapped(value, mask)
 
 
 def unwrapped(value: Any) -> Any:
     """The value with every secret in it laid bare, as a service gets it."""
-    match value:
-        case {"value": inner} if SECRET_MARK in value:
-            return unwrapped(inner)
-        case dict():
-            return {key: unwrapped(item) for key, item in value.items()}
-        case list():
-            return [unwrapped(item) for item in value]
-        case _:
-            return value
+    return mapped(value, lambda item: item["value"] if is_secret(item) else item)
 
 
 Deploy = Callable[..., Deployment]
@@ -173,7 +178,7 @@ def deploy(stack: str = "dev", changes: dict[str, str] | None = None) -> Deploym
         outputs = await pulumi.runtime.rpc.serialize_properties(root.outputs, {})
         deployment.outputs = masked(pulumi.runtime.rpc.deserialize_properties(outputs))
 
-    pulumi.runtime.test(program)()
+    pulumi.runtime.test(program)()  # pyright: ignore[reportUnknownMemberType]  # untyped SDK
     return deployment
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import ROOT, Deploy, Deployment
+from tests.conftest import ROOT, Deploy, Deployment, mapped
 from tests.conftest import deploy as run_program
 
 INVENTORIES = Path(__file__).parent / "inventories"
@@ -21,22 +21,14 @@ def inventory(deployment: Deployment) -> dict[str, Any]:
     }
 
     def shortened(value: Any) -> Any:
-        match value:
-            case dict():
-                return {key: shortened(item) for key, item in sorted(value.items())}
-            case list():
-                return [shortened(item) for item in value]
-            case str():
-                for text, name in stand_ins.items():
-                    value = value.replace(text, name)
-                return value
-            case _:
-                return value
+        for text, name in stand_ins.items():
+            value = value.replace(text, name) if isinstance(value, str) else value
+        return value
 
     listed: dict[str, Any] = {"outputs": sorted(deployment.outputs)}
     for resource in sorted(deployment.resources, key=lambda item: (item.type, item.name)):
         if not resource.type.startswith("llm-endpoint:"):
-            entry = shortened(dict(resource.inputs))
+            entry = mapped(dict(resource.inputs), shortened)
             listed[f"{resource.type} {resource.name}"] = (
                 {"(protected)": True, **entry} if resource.protect else entry
             )
@@ -51,7 +43,7 @@ def test_a_stack_declares_its_inventory(
     file = INVENTORIES / f"{stack}.yaml"
     declared = inventory(deploy(stack))
     if request.config.getoption("--update-inventories"):
-        file.write_text(yaml.safe_dump(declared, sort_keys=False, width=100))
+        file.write_text(yaml.safe_dump(declared, sort_keys=True, width=100))
 
     assert declared == yaml.safe_load(file.read_text()), (
         "review, then: .venv/bin/pytest tests/test_stacks.py --update-inventories"

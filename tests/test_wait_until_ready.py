@@ -1,0 +1,219 @@
+"""The probe that ends `pulumi up`."""
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+import requests
+
+from scripts import wait_until_ready
+from scripts.wait_until_ready import ANSWERS_IN_A_ROW, REPEAT_SECONDS, Question
+
+QUESTION = Question("llm.example.com", "org/model", "abc123", "an-id.access", "a-client-secret")
+
+
+def completion(fingerprint: str | None = "abc123", **changes: Any) -> dict[str, Any]:
+    """The part of a chat completion that the probe looks at."""
+    choice = {"message": {"role": "assistant", "content": "Yes"}}
+    return {"choices": [choice], "system_fingerprint": fingerprint} | changes
+
+
+class Endpoint:
+    """An endpoint on this machine that answers what it is told to, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.body: Any = completion()
+        self.asked: list[tuple[str, dict[str, str], Any]] = []
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                length = int(self.headers["Content-Length"])
+                body = json.loads(self.rfile.read(length))
+                endpoint.asked.append((self.path, dict(self.headers), body))
+                content = endpoint.body
+                data = (
+                    content.encode() if isinstance(content, str) else json.dumps(content).encode()
+                )
+                self.send_response(endpoint.status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Say nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture(name="endpoint")
+def _endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    endpoint = Endpoint()
+    post = requests.post
+
+    def nearby(url: str, **options: Any) -> requests.Response:
+        return post(url.replace("https://llm.example.com", endpoint.address), **options)
+
+    monkeypatch.setattr(wait_until_ready.requests, "post", nearby)
+    yield endpoint
+    endpoint.server.shutdown()
+    endpoint.server.server_close()
+
+
+def test_it_asks_as_a_consumer_asks(endpoint: Endpoint) -> None:
+    """One cheap question over the public API, with the service token in its two headers."""
+    assert QUESTION.ask() is None
+
+    ((path, headers, body),) = endpoint.asked
+    assert path == "/v1/chat/completions"
+    assert headers["CF-Access-Client-Id"] == "an-id.access"
+    assert headers["CF-Access-Client-Secret"] == "a-client-secret"
+    assert (body["model"], body["max_tokens"]) == ("org/model", 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (530, "no machine has opened the tunnel yet"),
+        (403, "Access refuses the probe's service token"),
+        (401, "Access refuses the probe's service token"),
+        (502, "the engine does not listen yet"),
+        (503, "loads the model"),
+        (302, "HTTP 302"),
+        (418, "HTTP 418"),
+    ],
+)
+def test_it_says_in_words_how_far_a_deployment_is(
+    endpoint: Endpoint, status: int, words: str
+) -> None:
+    """Each status that the edge, the tunnel and the engine give is told as a phase."""
+    endpoint.status = status
+
+    assert words in str(QUESTION.ask())
+
+
+@pytest.mark.parametrize(
+    "body", ["<html>log in</html>", [], {"object": "list"}, completion(choices=[]), None]
+)
+def test_another_page_is_no_answer(endpoint: Endpoint, body: Any) -> None:
+    """Status 200 counts only with a chat completion in it."""
+    endpoint.body = body
+
+    assert "HTTP 200" in str(QUESTION.ask())
+
+
+def test_the_old_machine_is_no_answer(endpoint: Endpoint) -> None:
+    """While the machine of the previous revision still serves, `up` goes on waiting."""
+    endpoint.body = completion(fingerprint="older")
+
+    assert "another revision (older)" in str(QUESTION.ask())
+
+
+def test_any_machine_will_do_where_rollouts_are_manual(endpoint: Endpoint) -> None:
+    """Without a revision to expect, every completion counts."""
+    endpoint.body = completion(fingerprint=None)
+
+    assert Question("llm.example.com", "org/model", "", "id", "secret").ask() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (requests.ConnectionError("NameResolutionError(...)"), "does not resolve yet (DNS)"),
+        (requests.exceptions.SSLError("handshake"), "certificate"),
+        (requests.ReadTimeout("slow"), "no answer in time"),
+        (requests.ConnectionError("refused"), "cannot be reached"),
+    ],
+)
+def test_it_tells_why_nothing_answers(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    """DNS, TLS and silence are told apart, and none of them ends the wait."""
+
+    def fail(url: str, **options: Any) -> requests.Response:
+        raise error
+
+    monkeypatch.setattr(wait_until_ready.requests, "post", fail)
+
+    assert words in str(QUESTION.ask())
+
+
+class Clock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def waited(answers: list[str | None], timeout: float = 600) -> list[tuple[float, str, bool]]:
+    """What is printed when these answers come one a second, the last one for ever."""
+    clock, given = Clock(), iter(answers)
+
+    def ask() -> str | None:
+        return next(given, answers[-1])
+
+    return list(wait_until_ready.wait(ask, timeout, clock, clock.sleep))
+
+
+def test_it_prints_a_line_for_every_phase() -> None:
+    """A phase is told once when it begins, and the end is told."""
+    lines = waited(["no tunnel", "no tunnel", "loading", None, None, None])
+
+    assert [seen for _, seen, _ in lines] == ["no tunnel", "loading", "the model answers"]
+    assert [ready for _, _, ready in lines] == [False, False, True]
+
+
+def test_one_answer_may_be_luck() -> None:
+    """With machines of two revisions behind the name, it takes several right answers in a row."""
+    lines = waited([None, "another revision", *[None] * ANSWERS_IN_A_ROW])
+
+    assert [(elapsed, ready) for elapsed, _, ready in lines] == [(1.0, False), (4.0, True)]
+
+
+def test_a_long_phase_is_repeated_now_and_then() -> None:
+    """Somebody who watches sees that it goes on, without a line a second."""
+    lines = waited(["loading"], timeout=60)
+
+    assert [elapsed for elapsed, _, _ in lines] == [0, *(REPEAT_SECONDS * n for n in range(1, 5))]
+
+
+def test_it_stops_when_the_time_is_up(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It then says what it saw last and where to look, fails, and prints no secret."""
+    endpoint.status = 502
+    for name, value in {
+        "ENDPOINT_HOSTNAME": "llm.example.com",
+        "ENDPOINT_MODEL": "org/model",
+        "ENDPOINT_REVISION": "abc123",
+        "CF_ACCESS_CLIENT_ID": "an-id.access",
+        "CF_ACCESS_CLIENT_SECRET": "a-client-secret",
+        "READY_TIMEOUT_MINUTES": "0",
+        "GOOGLE_PROJECT": "a-project",
+        "GOOGLE_REGION": "us-central1",
+        "INSTANCE_GROUP": "llm-dev-group-1a2b3c4",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    assert wait_until_ready.main() == 1
+
+    out, err = capsys.readouterr()
+    assert "the engine does not listen yet" in err
+    assert "list-errors llm-dev-group-1a2b3c4 --project=a-project --region=us-central1" in err
+    assert "a-client-secret" not in out + err
