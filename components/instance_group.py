@@ -18,10 +18,7 @@ TARGET_SIZE_POLICIES: Mapping[
 """A group queues for flex-start capacity only in bulk,
 https://docs.cloud.google.com/compute/docs/instance-groups/about-bulk-mode."""
 
-OUTAGE = (
-    "The machines are being replaced: the endpoint is DOWN from now until a new one has loaded"
-    " the model. (llm-endpoint:rollout surge avoids this where the GPU quota has room.)"
-)
+OUTAGE = "The endpoint is DOWN from now until a new machine has loaded the model."
 
 
 class InstanceGroupArgs(TypedDict):
