@@ -8,7 +8,7 @@ import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -78,15 +78,19 @@ class Endpoint:
         self.origin = self.base_url.removesuffix("/v1")
         self.hostname = self.origin.removeprefix("https://")
         self.model: str = self.outputs["model"]
-        name = next(iter(self.outputs["clientIds"]))
-        self.credentials = Credentials(
-            self.outputs["clientIds"][name], self.outputs["clientSecrets"][name]
-        )
+        self.as_consumer(next(iter(self.outputs["clientIds"])))
         self.environment = session.environment(stack)
         self._http = requests.Session()
         self._http.trust_env = False
         self._http.proxies = {"https": self.environment["HTTPS_PROXY"]}
         self._http.verify = self.environment["REQUESTS_CA_BUNDLE"]
+
+    def as_consumer(self, name: str) -> Self:
+        """Call with this consumer's token from now on."""
+        self.credentials = Credentials(
+            self.outputs["clientIds"][name], self.outputs["clientSecrets"][name]
+        )
+        return self
 
     def request(self, method: str, path: str, headers: dict[str, str] | None = None) -> "Answer":
         """One request exactly as given: no redirect followed, no path tidied."""

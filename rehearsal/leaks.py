@@ -43,7 +43,7 @@ def check(session: Session, stack: str, endpoint: Endpoint) -> Iterator[Outcome]
         ("metadata and every other plain place of the clouds", clouds),
         ("the guests' process list", _proc(processes, "cmdline")),
         ("the guests' environment listings", _proc(processes, "environ")),
-        ("files that others can read in the guests", _guest_files(processes)),
+        ("files that others can read in the guests", _guest_files(guest_roots(session))),
     ):
         looked, found = search(places, secrets)
         detail = "; ".join(found) or f"{len(secrets)} secrets not found in {looked} places"
@@ -115,20 +115,23 @@ def _proc(processes: list[int], file: str) -> Iterator[Place]:
             continue
 
 
-def _guest_files(processes: list[int]) -> Iterator[Place]:
-    """Files written in a guest that a user other than root could read there."""
-    seen: set[str] = set()
-    for pid in processes:
+def guest_roots(session: Session) -> list[Path]:
+    """The file systems of the running guests and of their containers, as seen from here."""
+    roots: dict[str, Path] = {}
+    for pid in _guest_processes((session.daemon or {"pid": 0})["pid"]):
         try:
-            namespace = os.readlink(f"/proc/{pid}/ns/mnt")
+            roots.setdefault(os.readlink(f"/proc/{pid}/ns/mnt"), Path(f"/proc/{pid}/root"))
         except OSError:
             continue
-        if namespace in seen:
-            continue
-        seen.add(namespace)
-        since = Path(f"/proc/{pid}").stat().st_ctime - 60
+    return [*roots.values()]
+
+
+def _guest_files(roots: list[Path]) -> Iterator[Place]:
+    """Files written in a guest that a user other than root could read there."""
+    for root in roots:
+        since = root.parent.stat().st_ctime - 60  # a little before that process began
         for folder in GUEST_FOLDERS:
-            yield from _readable(Path(f"/proc/{pid}/root/{folder}"), since)
+            yield from _readable(root / folder, since)
 
 
 def _readable(folder: Path, since: float) -> Iterator[Place]:

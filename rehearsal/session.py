@@ -54,6 +54,7 @@ class Session:
         self.logs = home / "logs"
         self.progress = progress
         self._runs = 0
+        self._process: subprocess.Popen[bytes] | None = None
         for folder in (self.world, self.logs, home / "backend", home / "pulumi"):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -82,7 +83,7 @@ class Session:
         command += ["--speed", str(speed)]
         command += ["--gguf", str(gguf)] if gguf else []
         with (self.world / "daemon.log").open("a") as log:
-            process = subprocess.Popen(
+            self._process = process = subprocess.Popen(
                 command,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -106,12 +107,18 @@ class Session:
             return
         os.kill(found["pid"], signal.SIGTERM)
         deadline = time.monotonic() + STOP_DEADLINE_S
-        while self.daemon is not None and time.monotonic() < deadline:
-            _reap(found["pid"])
+        while self._daemon_runs() and time.monotonic() < deadline:
             time.sleep(0.05)
-        if self.daemon is not None:
+        if self._daemon_runs():
             os.kill(found["pid"], signal.SIGKILL)
+            self._daemon_runs()
         (self.world / "daemon.json").unlink(missing_ok=True)
+
+    def _daemon_runs(self) -> bool:
+        """Whether the daemon lives; one that was our child is also buried."""
+        if self._process is not None:
+            self._process.poll()
+        return self.daemon is not None
 
     def discard(self) -> None:
         """Stop the clouds and remove every file of this session."""
@@ -185,6 +192,14 @@ class Session:
     def stack_file(self, project: Project, stack: str) -> Path:
         """The stack's configuration as the rehearsal uses it; the committed file is left alone."""
         return self.home / "stacks" / project.name / f"Pulumi.{stack}.yaml"
+
+    def stack_file_text(self, stack: str) -> str:
+        """The endpoint's stack configuration as it stands."""
+        return self.stack_file(ENDPOINT, stack).read_text()
+
+    def write_stack_file_text(self, stack: str, text: str) -> None:
+        """Put a stack configuration back."""
+        self.stack_file(ENDPOINT, stack).write_text(text)
 
     def timeline(self) -> list[Event]:
         """What happened in both clouds and in the machines, by start."""
@@ -296,10 +311,3 @@ def _die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)
-
-
-def _reap(pid: int) -> None:
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return

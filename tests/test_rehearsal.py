@@ -1,0 +1,203 @@
+"""Two stacks in one project, account and zone, through a whole life, with the real engine."""
+
+import json
+from collections.abc import Generator, Iterable
+from pathlib import Path
+
+import pytest
+
+from rehearsal import audit, checks, leaks
+from rehearsal.session import CONSUMER, Session
+
+pytestmark = pytest.mark.rehearsal
+
+SPEED = 120.0
+INSTANCE = "google:instance"
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Generator[Session]:
+    """A world of its own in which dev and prod stand; the tests below run in their order."""
+    session = Session(tmp_path_factory.mktemp("rehearsal"))
+    try:
+        for stack in ("dev", "prod"):
+            session.own(stack)
+            session.start_daemon(SPEED, outlives_us=False)
+            session.prepare_stack(stack)
+            session.must(session.pulumi("up", "--yes", "--skip-preview", stack=stack))
+        yield session
+    finally:
+        session.discard()
+
+
+def held(outcomes: Iterable[checks.Outcome]) -> None:
+    """Every outcome is a promise kept; name those that were not."""
+    seen = list(outcomes)
+    assert seen
+    broken = [f"{name}: {detail}" for name, ok, detail in seen if not ok]
+    assert not broken, "\n".join(broken)
+
+
+def machines(endpoint: checks.Endpoint, stack: str) -> set[str]:
+    """The ids of a stack's running machines."""
+    return {
+        row["id"]
+        for row in endpoint.console("GET")
+        if row["type"] == INSTANCE and row["body"]["labels"]["llm-endpoint-stack"] == stack
+    }
+
+
+@pytest.mark.parametrize("stack", ["dev", "prod"])
+def test_two_stacks_stand_side_by_side_and_answer(session: Session, stack: str) -> None:
+    """An openai client (streaming) and curl are answered by each."""
+    held(checks.answers(checks.Endpoint(session, stack)))
+
+
+def test_a_second_up_a_refresh_and_a_preview_change_nothing(session: Session) -> None:
+    """What stands is what was declared, down to the last default."""
+    for command in (("up", "--yes"), ("refresh", "--preview-only"), ("preview",)):
+        run = session.must(session.pulumi(*command, stack="dev"))
+        assert run.changed == 0, run.stdout
+        assert run.changes["same"] >= 40
+
+
+@pytest.mark.parametrize("stack", ["dev", "prod"])
+def test_strangers_and_side_doors_are_refused(session: Session, stack: str) -> None:
+    """Wrong, expired, foreign and missing tokens; engine paths; and the origin without Access."""
+    held(checks.refusals(checks.Endpoint(session, stack)))
+
+
+def test_no_secret_is_where_none_belongs(session: Session) -> None:
+    """State, output, metadata, logs, and the guests' processes, environments and files."""
+    held(leaks.check(session, "dev", checks.Endpoint(session, "dev")))
+
+
+@pytest.mark.parametrize("place", ["a log", "metadata", "a file that others can read in a guest"])
+def test_a_secret_leaked_on_purpose_is_found(session: Session, place: str) -> None:
+    """The search is not blind: what it looks at, it sees."""
+    endpoint = checks.Endpoint(session, "dev")
+    secret = leaks.planted(session, endpoint)["the Hugging Face token"]
+    (machine,) = machines(endpoint, "dev")
+    row = next(row["body"] for row in endpoint.console("GET") if row["id"] == machine)
+    files: list[Path] = []
+    match place:
+        case "a log":
+            files.append(session.logs / "careless.log")
+        case "metadata":
+            leaked = {**row, "metadata": {**row["metadata"], "careless": secret}}
+            with endpoint.by_hand(INSTANCE, machine, leaked):
+                found = [name for name, ok, _ in leaks.check(session, "dev", endpoint) if not ok]
+            assert any("metadata" in name for name in found)
+            return
+        case _:
+            roots = leaks.guest_roots(session)
+            assert roots
+            files += [root / "tmp" / "careless" for root in roots]
+    try:
+        for file in files:
+            file.write_text(f"token={secret}")
+            file.chmod(0o644)
+        found = [name for name, ok, _ in leaks.check(session, "dev", endpoint) if not ok]
+        assert found
+    finally:
+        for file in files:
+            file.unlink()
+
+
+def test_another_team_takes_the_endpoint_by_stack_reference(session: Session) -> None:
+    """Its app's base URL, model, client id and secret land in its own Secret Manager."""
+    session.prepare_consumer("dev")
+    session.must(session.pulumi("up", "--yes", "--skip-preview", stack="dev", project=CONSUMER))
+    held(checks.consumer_has_it(checks.Endpoint(session, "dev")))
+    session.must(session.pulumi("destroy", "--yes", stack="dev", project=CONSUMER))
+
+
+def test_a_new_consumer_gets_a_token_and_no_machine_is_touched(session: Session) -> None:
+    """One token more, one policy told of it, and nobody is interrupted."""
+    endpoint = checks.Endpoint(session, "dev")
+    before = machines(endpoint, "dev")
+    for index, name in enumerate([*endpoint.outputs["clientIds"], "newcomer"]):
+        session.must(
+            session.pulumi(
+                "config", "set", "--path", f"llm-endpoint:consumers[{index}]", name, stack="dev"
+            )
+        )
+
+    run = session.must(session.pulumi("up", "--yes", "--skip-preview", stack="dev"))
+
+    assert {k: v for k, v in run.changes.items() if k != "same"} == {"create": 1, "update": 1}
+    after = checks.Endpoint(session, "dev")
+    assert machines(after, "dev") == before
+    held(checks.answers(after.as_consumer("newcomer")))
+
+
+def test_a_new_model_is_served_by_a_new_machine_and_the_old_one_is_gone(session: Session) -> None:
+    """`up` ends when the new machine answers, not when the old one still does."""
+    before = machines(checks.Endpoint(session, "dev"), "dev")
+    session.must(session.pulumi("config", "set", "model", "Qwen/Qwen3-8B", stack="dev"))
+
+    run = session.must(session.pulumi("up", "--yes", "--skip-preview", stack="dev"))
+
+    assert "DOWN from now" in run.stdout, "the outage was not announced"
+    endpoint = checks.Endpoint(session, "dev")
+    assert endpoint.model == "Qwen/Qwen3-8B"
+    held(checks.answers(endpoint))
+    assert len(machines(endpoint, "dev")) == 1
+    assert not machines(endpoint, "dev") & before
+
+
+def test_a_refused_configuration_creates_and_loses_nothing(session: Session) -> None:
+    """One message, every problem, and the stack stands as it stood."""
+    checks.Endpoint(session, "dev")
+    good = session.stack_file_text("dev")
+    for key, value in (("gpu", "nvidia-l5"), ("model", "not a model"), ("hostname", "llm.test")):
+        session.must(session.pulumi("config", "set", key, value, stack="dev"))
+
+    run = session.pulumi("up", "--yes", stack="dev")
+
+    assert not run.ok
+    for problem in ("nvidia-l5", "not a model", "llm.test"):
+        assert problem in run.stdout
+    assert "Traceback" not in run.stdout
+    session.write_stack_file_text("dev", good)
+    again = session.must(session.pulumi("up", "--yes", "--skip-preview", stack="dev"))
+    assert again.changed == 0
+
+
+def test_stack_output_shows_no_secret_unless_asked(session: Session) -> None:
+    """Client secrets read [secret]; the rest is plain."""
+    run = session.must(session.pulumi("stack", "output", "--json", stack="dev"))
+    shown = json.loads(run.stdout)
+
+    assert shown["clientSecrets"] == "[secret]"
+    assert shown["baseUrl"].startswith("https://")
+
+
+def test_destroying_one_stack_leaves_the_other_answering_and_nothing_else(
+    session: Session,
+) -> None:
+    """dev goes in one run; prod neither notices nor shares a thing with it."""
+    session.must(session.pulumi("destroy", "--yes", stack="dev"))
+
+    assert audit.leftovers(session) == []
+    endpoint = checks.Endpoint(session, "prod")
+    assert not machines(endpoint, "dev")
+    held(checks.answers(endpoint))
+
+
+def test_a_protected_stack_is_destroyed_only_after_lifting_its_protection(
+    session: Session,
+) -> None:
+    """prod refuses, stays whole, and goes once `protect` is off: then both clouds are empty."""
+    refused = session.pulumi("destroy", "--yes", stack="prod")
+    assert not refused.ok
+    assert "protect" in refused.stdout
+    held(checks.answers(checks.Endpoint(session, "prod")))
+
+    session.must(session.pulumi("config", "set", "protect", "false", stack="prod"))
+    session.must(session.pulumi("up", "--yes", "--skip-preview", stack="prod"))
+    session.must(session.pulumi("destroy", "--yes", stack="prod"))
+
+    for stack in ("dev", "prod"):
+        session.must(session.pulumi("stack", "rm", "--yes", stack, stack=stack))
+    assert audit.leftovers(session) == []
