@@ -1,6 +1,8 @@
 """The whole program under an engine that only takes notes."""
 
+import os
 import runpy
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,6 +196,15 @@ def _deploy() -> Deploy:
         return known[question]
 
     return cached
+
+
+def pytest_configure() -> None:
+    """Find the engine for tests that run it, also when pytest is not run by scripts/test."""
+    if "LLM_ENDPOINT_ENGINE_BIN" not in os.environ:
+        found = subprocess.run(
+            [ROOT / "scripts" / "setup"], capture_output=True, text=True, check=True
+        )
+        os.environ["LLM_ENDPOINT_ENGINE_BIN"] = found.stdout.strip()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,16 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Generator[Session]:
         session.discard()
 
 
-def held(outcomes: Iterable[checks.Outcome]) -> None:
-    """Every outcome is a promise kept; name those that were not."""
+def broken(outcomes: Iterable[checks.Outcome]) -> list[str]:
+    """The promises that were not kept, and what was seen instead."""
     seen = list(outcomes)
     assert seen
-    broken = [f"{name}: {detail}" for name, ok, detail in seen if not ok]
-    assert not broken, "\n".join(broken)
+    return [f"{name}: {detail}" for name, ok, detail in seen if not ok]
+
+
+def held(outcomes: Iterable[checks.Outcome]) -> None:
+    """Every outcome is a promise kept."""
+    assert broken(outcomes) == []
 
 
 def machines(endpoint: checks.Endpoint, stack: str) -> set[str]:
@@ -72,36 +77,44 @@ def test_no_secret_is_where_none_belongs(session: Session) -> None:
     held(leaks.check(session, "dev", checks.Endpoint(session, "dev")))
 
 
-@pytest.mark.parametrize("place", ["a log", "metadata", "a file that others can read in a guest"])
+@pytest.mark.parametrize("place", ["a log", "metadata", "a file in the guests"])
 def test_a_secret_leaked_on_purpose_is_found(session: Session, place: str) -> None:
     """The search is not blind: what it looks at, it sees."""
     endpoint = checks.Endpoint(session, "dev")
     secret = leaks.planted(session, endpoint)["the Hugging Face token"]
     (machine,) = machines(endpoint, "dev")
     row = next(row["body"] for row in endpoint.console("GET") if row["id"] == machine)
-    files: list[Path] = []
     match place:
-        case "a log":
-            files.append(session.logs / "careless.log")
         case "metadata":
             leaked = {**row, "metadata": {**row["metadata"], "careless": secret}}
             with endpoint.by_hand(INSTANCE, machine, leaked):
-                found = [name for name, ok, _ in leaks.check(session, "dev", endpoint) if not ok]
-            assert any("metadata" in name for name in found)
-            return
+                found = broken(leaks.check(session, "dev", endpoint))
+        case "a log":
+            with written([session.logs / "careless.log"], f"token={secret}"):
+                found = broken(leaks.check(session, "dev", endpoint))
         case _:
             roots = leaks.guest_roots(session)
-            assert roots
-            files += [root / "tmp" / "careless" for root in roots]
-    try:
-        for file in files:
-            file.write_text(f"token={secret}")
+            with written([root / "tmp" / "careless" for root in roots], f"token={secret}"):
+                found = broken(leaks.check(session, "dev", endpoint))
+    assert len(found) == 1
+    assert place.split()[-1].removesuffix("s") in found[0]
+
+
+@contextmanager
+def written(files: list[Path], text: str) -> Generator[None]:
+    """The text in every one of these files that can be written, at least one; then gone."""
+    done: list[Path] = []
+    for file in files:
+        with suppress(OSError):  # a container's file system may be read-only
+            file.write_text(text)
             file.chmod(0o644)
-        found = [name for name, ok, _ in leaks.check(session, "dev", endpoint) if not ok]
-        assert found
+            done.append(file)
+    assert done
+    try:
+        yield
     finally:
-        for file in files:
-            file.unlink()
+        for file in done:
+            file.unlink(missing_ok=True)
 
 
 def test_another_team_takes_the_endpoint_by_stack_reference(session: Session) -> None:
