@@ -16,8 +16,10 @@ from rehearsal import __main__ as rehearse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "rehearsal/README.md")]
-PAGES += [page for part in ("docs", "examples") for page in sorted((ROOT / part).glob("**/*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "rehearsal/README.md")),
+    *(page for part in ("docs", "examples") for page in sorted((ROOT / part).glob("**/*.md"))),
+]
 DECLARED: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
 PROVIDERS_KEYS = {"gcp:project", "gcp:region", "cloudflare:apiToken"}
 
