@@ -44,8 +44,9 @@ def scheduling(
                 "on_host_maintenance": "TERMINATE",
                 # The plugin would send true by itself, and Google would refuse it.
                 "automatic_restart": False,
-                # The group makes a new machine; a stopped one's disk would only cost.
-                "instance_termination_action": "DELETE",
+                # Not DELETE, which groups were seen to refuse for Spot: a group itself replaces
+                # a machine that was stopped, and deletes its disk with it.
+                "instance_termination_action": "STOP",
             }
         case "flex-start":
             return {

@@ -332,7 +332,7 @@ def test_an_outage_is_announced_before_it_begins(deploy: Deploy) -> None:
 
 
 PROVISIONING = {
-    "spot": ("SPOT", False, "DELETE"),
+    "spot": ("SPOT", False, "STOP"),
     "standard": ("STANDARD", True, None),
     "flex-start": ("FLEX_START", False, "DELETE"),
 }
