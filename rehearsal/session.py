@@ -239,7 +239,7 @@ class Session:
         merged = {key: config[key] for key in ("gcp:project", "gcp:region") if key in config}
         merged |= {
             f"{CONSUMER.name}:endpointStack": f"organization/{ENDPOINT.name}/{stack}",
-            f"{CONSUMER.name}:consumer": config["llm-endpoint:consumers"][0],
+            f"{CONSUMER.name}:consumer": min(config["llm-endpoint:consumers"]),
         }
         self._write_stack_file(CONSUMER, stack, merged)
         self.must(self.pulumi("stack", "init", stack, stack=stack, project=CONSUMER))
