@@ -165,8 +165,12 @@ def unwrapped(value: Any) -> Any:
 Deploy = Callable[..., Deployment]
 
 
-def deploy(stack: str = "dev", changes: dict[str, str] | None = None) -> Deployment:
-    """Run the real program on a committed stack file, with `changes` to its configuration."""
+def deploy(
+    stack: str = "dev",
+    changes: dict[str, str] | None = None,
+    program: Path = ROOT / "__main__.py",
+) -> Deployment:
+    """Run the program on a committed stack file, with `changes` to its configuration."""
     deployment = Deployment()
     set_all_config(configuration(stack, changes), list(SECRET_KEYS))
     monitor = RecordingMonitor(deployment)
@@ -175,12 +179,12 @@ def deploy(stack: str = "dev", changes: dict[str, str] | None = None) -> Deploym
     assert isinstance(root, Stack)
     root.outputs.clear()
 
-    async def program() -> None:
-        runpy.run_path(str(ROOT / "__main__.py"))
+    async def run() -> None:
+        runpy.run_path(str(program))
         outputs = await pulumi.runtime.rpc.serialize_properties(root.outputs, {})
         deployment.outputs = masked(pulumi.runtime.rpc.deserialize_properties(outputs))
 
-    pulumi.runtime.test(program)()  # pyright: ignore[reportUnknownMemberType]  # untyped SDK
+    pulumi.runtime.test(run)()  # pyright: ignore[reportUnknownMemberType]  # untyped SDK
     return deployment
 
 
