@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import ctypes
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 from rehearsal import console, hub, providers
 from rehearsal.cloudflare.edge import Edge
+from rehearsal.engine_run import PR_SET_PDEATHSIG
 from rehearsal.google.identity import Identity
 from rehearsal.google.instance_groups import InstanceGroups
 from rehearsal.google.instances import Surroundings
@@ -29,6 +31,7 @@ async def run(world: World) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _outlive_parent)
     before = _previous_ports(world)
     async with AsyncExitStack() as stack:
         identity = Identity(world.store)
@@ -66,6 +69,11 @@ async def run(world: World) -> None:
         ready = {"pid": os.getpid(), "internet": internet_port, "providers": served.ports}
         _write(world, ready)
         await stop.wait()
+
+
+def _outlive_parent() -> None:
+    """The rehearsal that started these clouds leaves them up: no longer die with it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
 
 
 async def _same_port(start: Any, port: int) -> int:

@@ -1,5 +1,6 @@
 """One run of the Pulumi CLI: its output in a log file, its events as they happen."""
 
+import ctypes
 import json
 import os
 import signal
@@ -7,13 +8,17 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rehearsal.progress import Progress
 
 LONG_RUNNING = ("up", "preview", "refresh", "destroy")
-INTERRUPT_GRACE_S = 20.0
+INTERRUPT_GRACE_S = 10.0
+PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None)
 
 
 @dataclass
@@ -49,7 +54,7 @@ def run(
     """Run `pulumi` with these arguments and wait for it.
 
     On Ctrl-C the engine is interrupted once, as a terminal would, and given
-    time to stop by itself; then it is killed.
+    time to stop by itself; then it is killed. It never outlives this process.
     """
     events = log.with_suffix(".events")
     command = ["pulumi", *arguments, "--non-interactive"]
@@ -65,6 +70,7 @@ def run(
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGINT),
         )
     try:
         if stdin is not None and process.stdin is not None:
@@ -99,7 +105,8 @@ def _follow(
                     position += len(line)
                     finished += _note(json.loads(line), busy, changes)
         if progress is not None:
-            progress.detail(f"{finished} done; {', '.join(list(busy.values())[-2:])}")
+            doing = list(busy.values())[-2:] if finished else ["the program starts"]
+            progress.detail("; ".join([f"{finished} done"] * bool(finished) + doing))
         if ended:
             return changes
         time.sleep(0.1)
@@ -112,8 +119,8 @@ def _note(event: dict[str, Any], busy: dict[str, str], changes: dict[str, int]) 
         changes.update(event["summaryEvent"].get("resourceChanges") or {})
     elif "resourcePreEvent" in event:
         metadata = event["resourcePreEvent"]["metadata"]
-        if metadata["op"] not in ("same", "read"):
-            busy[metadata["urn"]] = f"{metadata['op']} {metadata['type'].rsplit(':', 1)[-1]}"
+        if metadata["op"] not in ("same", "read") and metadata.get("provider"):  # no component
+            busy[metadata["urn"]] = f"{metadata['op']} {metadata['urn'].rsplit('::', 1)[-1]}"
     elif "resOutputsEvent" in event or "resOpFailedEvent" in event:
         outcome = event.get("resOutputsEvent") or event["resOpFailedEvent"]
         busy.pop(outcome["metadata"]["urn"], None)
@@ -132,6 +139,13 @@ def _interrupt(process: "subprocess.Popen[str]") -> None:
     os.killpg(process.pid, signal.SIGINT)
     try:
         process.wait(INTERRUPT_GRACE_S)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+    except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def die_with_parent(parent: int, number: signal.Signals) -> None:
+    """In a new child: get this signal when the parent ends, however it ends."""
+    _libc.prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,5 +1,6 @@
 """What is being done and for how long, on a terminal and in a log file."""
 
+import shutil
 import sys
 import threading
 import time
@@ -7,6 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TextIO
 
+LIVE_INTERVAL_S = 0.2
 QUIET_INTERVAL_S = 10.0
 """Without a terminal, a running step says so this often (nobody should wait 30 s for a word)."""
 
@@ -32,11 +34,13 @@ class Progress:
         try:
             yield
             outcome = "done"
+        except KeyboardInterrupt:
+            outcome = "ended"
+            raise
         finally:
             done.set()
             ticker.join()
-            self._clear()
-            self.line(f"  {outcome:<6} {name:<44} {time.monotonic() - start:6.1f} s")
+            self.line(_step(outcome, name, start))
 
     def detail(self, text: str) -> None:
         """What the running step is busy with."""
@@ -45,18 +49,20 @@ class Progress:
     def line(self, text: str = "") -> None:
         """Print a line for good."""
         with self._lock:
-            print(text, file=self._out, flush=True)
+            clear = "\r\x1b[2K" if self._live else ""
+            print(f"{clear}{text}", file=self._out, flush=True)
 
     def _tick(self, name: str, start: float, done: threading.Event) -> None:
-        while not done.wait(0.2 if self._live else QUIET_INTERVAL_S):
-            text = f"  ...    {name:<44} {time.monotonic() - start:6.1f} s  {self._detail}"
-            if self._live:
-                with self._lock:
-                    self._out.write(f"\r\x1b[2K{text[:110]}")
-                    self._out.flush()
-            else:
+        while not done.wait(LIVE_INTERVAL_S if self._live else QUIET_INTERVAL_S):
+            text = f"{_step('...', name, start)}  {self._detail}".rstrip()
+            if not self._live:
                 self.line(text)
+                continue
+            columns = shutil.get_terminal_size().columns - 1  # a full line would wrap
+            with self._lock:
+                self._out.write(f"\r\x1b[2K{text[:columns]}")
+                self._out.flush()
 
-    def _clear(self) -> None:
-        if self._live:
-            self._out.write("\r\x1b[2K")
+
+def _step(outcome: str, name: str, start: float) -> str:
+    return f"  {outcome:<6} {name:<39} {time.monotonic() - start:6.1f} s"

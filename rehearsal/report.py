@@ -6,13 +6,21 @@ from pathlib import Path
 
 from rehearsal.timeline import Event
 
-WIDTH = 40
-"""Columns of the drawn timeline."""
+COLUMNS = 100
+"""The drawn timeline fits in this many."""
+NAME_COLUMNS = 36
+WORTH_A_LINE_S = 20.0
+"""Events that take less than this in life share a line with their kind."""
 
 CANNOT_KNOW = (
-    "A rehearsal cannot know real capacity (stockouts), your real quota, real latency and speed of "
-    "the model, or what the services changed since their behaviour was recorded."
+    "A rehearsal cannot know real capacity (stockouts), your quota, real latency and speed of the\n"
+    "  model, or what the services changed since their behaviour was recorded."
 )
+FIGURES = (
+    "in life: figures and their sources are in rehearsal/figures.py; those marked U are estimates"
+)
+
+STAGES = ("setup", "up", "noop_up", "destroy", "total")
 
 
 @dataclass(frozen=True)
@@ -30,19 +38,20 @@ class Report:
 
     stack: str
     platform: str
-    speed: float
-    seconds: dict[str, float] = field(default_factory=dict[str, float])
+    seconds: dict[str, float | None] = field(
+        default_factory=lambda: dict[str, float | None].fromkeys(STAGES)
+    )
+    """By stage; None where the rehearsal did not come that far."""
     resources: int = 0
     second_up_changes: int | None = None
     leftovers: list[str] | None = None
     checks: list[Check] = field(default_factory=list[Check])
     timeline: list[Event] = field(default_factory=list[Event])
-    error: str | None = None
 
     @property
     def ok(self) -> bool:
-        """Nothing failed and every check held."""
-        return self.error is None and bool(self.checks) and all(check.ok for check in self.checks)
+        """Something was checked, and every check held."""
+        return bool(self.checks) and all(check.ok for check in self.checks)
 
     def check(self, name: str, ok: bool, detail: str = "") -> bool:
         """Note a check's outcome and return it."""
@@ -52,69 +61,109 @@ class Report:
     def write(self, path: Path) -> None:
         """Write the JSON report; the timeline counts seconds from its first event."""
         began = min((event.start for event in self.timeline), default=0.0)
-        document = {"ok": self.ok} | asdict(self)
+        document = asdict(self) | {"ok": self.ok}
         document["timeline"] = [
             {
                 "name": event.name,
                 "start": round(event.start - began, 3),
                 "end": round(event.end - began, 3),
-                "life_seconds": event.life,
+                "life": event.life,
             }
             for event in self.timeline
         ]
         path.write_text(json.dumps(document, indent=2) + "\n")
 
 
-def in_life(events: list[Event]) -> list[tuple[Event, float, float]]:
+@dataclass(frozen=True)
+class Span:
+    """An event as it happened here, and when it would start and end in life (seconds)."""
+
+    event: Event
+    start: float
+    end: float
+
+
+def in_life(events: list[Event]) -> list[Span]:
     """When each event would start and end in life, in seconds from the first one's start.
 
     An event waits for everything that had ended here before it began; its own
     length is its figure. Events without a figure take no time in life.
     """
-    placed: list[tuple[Event, float, float]] = []
+    placed: list[Span] = []
     for event in sorted((e for e in events if e.life is not None), key=lambda e: e.start):
-        after = [end for earlier, _, end in placed if earlier.end <= event.start]
-        start = max(after, default=0.0)
-        placed.append((event, start, start + (event.life or 0.0)))
+        start = max((span.end for span in placed if span.event.end <= event.start), default=0.0)
+        placed.append(Span(event, start, start + (event.life or 0.0)))
     return placed
 
 
 def draw(events: list[Event]) -> list[str]:
-    """The timeline as text: a bar an event, drawn at the length it would have in life."""
-    placed = in_life(events)
-    total = max((end for _, _, end in placed), default=0.0)
-    if not total:
+    """The timeline as text, a heading a stage: what takes long in life, and the rest together."""
+    spans = in_life(events)
+    total = max((span.end for span in spans), default=0.0)
+    stages = [event for event in events if event.life is None]
+    lines: list[str] = []
+    for stage in stages:
+        # Machines record on their own what begins and ends within a stage.
+        inside = [it for it in spans if stage.start <= it.event.start < stage.end]
+        if sum(it.event.life or 0 for it in inside) < WORTH_A_LINE_S:
+            continue
+        spans = [it for it in spans if it not in inside]
+        lines.append(_line(stage.name, inside, total, bar=" "))
+        lines += [_line(f"  {name}", group, total) for name, group in _groups(inside)]
+    if not lines:
         return []
-    lines = [f"  {'what':<46} {'here':>8} {'in life':>9}"]
-    for event, start, end in placed:
-        left = round(start / total * WIDTH)
-        bar = "█" * max(1, round((end - start) / total * WIDTH))
-        lines.append(
-            f"  {event.name[:46]:<46} {event.end - event.start:>6.1f} s {_minutes(end - start):>9}"
-            f"  {' ' * left}{bar}"[: 68 + WIDTH + 2]
-        )
-    lines.append(f"  {'from the first call to the last':<46} {'':>8} {_minutes(total):>9}")
-    return lines
+    heading = f"  {'what':<{NAME_COLUMNS}} {'here':>7} {'in life':>9}"
+    return [heading, *lines, f"  {FIGURES}"]
 
 
-def summary(report: Report) -> list[str]:
+def _groups(spans: list[Span]) -> list[tuple[str, list[Span]]]:
+    """What is worth a line of its own, and the rest by its verb, by start."""
+    groups: dict[str, list[Span]] = {}
+    for span in spans:
+        long = (span.event.life or 0) >= WORTH_A_LINE_S
+        verb = span.event.name.split()[0]
+        groups.setdefault(span.event.name if long else verb, []).append(span)
+    named: list[tuple[str, list[Span]]] = []
+    for name, group in groups.items():
+        slowest = max(group, key=lambda span: span.event.life or 0).event
+        label = f"{name}: {len(group)} calls, {_length(slowest.life or 0)} at most"
+        named.append((slowest.name if len(group) == 1 else label, group))
+    return named
+
+
+def _line(name: str, spans: list[Span], total: float, bar: str = "█") -> str:
+    """One line: the name, its time here and in life, and where that lies in the whole."""
+    here = max(it.event.end for it in spans) - min(it.event.start for it in spans)
+    start, end = min(it.start for it in spans), max(it.end for it in spans)
+    width = COLUMNS - NAME_COLUMNS - 24
+    left = min(round(start / total * width), width - 1)
+    length = max(1, min(round((end - start) / total * width), width - left))
+    columns = f"  {name[:NAME_COLUMNS]:<{NAME_COLUMNS}} {here:>5.1f} s {_length(end - start):>9}"
+    return f"{columns}  {' ' * left}{bar * length}".rstrip()
+
+
+def summary(report: Report, speed: float) -> list[str]:
     """The result as a person reads it."""
     failed = [check for check in report.checks if not check.ok]
-    lines = [f"  FAILED  {check.name}: {check.detail}" for check in failed]
-    if report.error:
-        lines += ["  FAILED  " + line for line in report.error.splitlines()]
-    seconds = "  ".join(f"{name} {value:.0f} s" for name, value in report.seconds.items())
+    lines = [
+        "  " + line
+        for check in failed
+        for line in f"FAILED  {check.name}: {check.detail}".splitlines()
+    ]
+    seconds = "  ".join(
+        f"{name} {value:.0f} s" for name, value in report.seconds.items() if value is not None
+    )
     verdict = "passed" if report.ok else "FAILED"
-    left = "not looked" if report.leftovers is None else f"{len(report.leftovers)} left over"
+    left = "" if report.leftovers is None else f", {len(report.leftovers)} left over"
     lines += [
         f"Rehearsal of stack {report.stack} ({report.platform}) {verdict}: "
         f"{len(report.checks) - len(failed)} of {len(report.checks)} checks held, "
-        f"{report.resources} resources, {left}.",
-        f"  {seconds}  (clouds at {report.speed:g} times real speed)",
+        f"{report.resources} resources{left}.",
+        f"  {seconds}  (clouds at {speed:g} times real speed)",
         f"  {CANNOT_KNOW}",
     ]
     return lines
 
 
-def _minutes(seconds: float) -> str:
+def _length(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"

@@ -1,6 +1,5 @@
 """One rehearsal of this machine's user: its folder, its daemon, its Pulumi."""
 
-import ctypes
 import json
 import os
 import secrets
@@ -25,7 +24,6 @@ from rehearsal.world import Accounts, client_environment
 
 ROOT = Path(__file__).parent.parent
 PASSPHRASE = "rehearsal"  # noqa: S105 - protects throw-away state from nobody
-PR_SET_PDEATHSIG = 1
 START_DEADLINE_S = 30.0
 STOP_DEADLINE_S = 15.0
 
@@ -65,15 +63,16 @@ class Session:
         """The running daemon's pid and ports, or None."""
         try:
             found = json.loads((self.world / "daemon.json").read_text())
-            os.kill(found["pid"], 0)
+            # After a crash or a restart of the machine the pid may be somebody else's.
+            words = Path(f"/proc/{found['pid']}/cmdline").read_bytes().split(b"\0")
         except (OSError, ValueError):
             return None
-        return found
+        return found if os.fsencode(self.world) in words else None
 
     def start_daemon(self, speed: float, *, outlives_us: bool, gguf: Path | None = None) -> None:
         """Start the process that plays both clouds and wait until it is ready.
 
-        With `outlives_us` false it dies with this process, whatever kills it.
+        Unless it `outlives_us`, it dies with this process, whatever ends that; see `stands`.
         Raises RehearsalError with the end of the daemon's log when it does not start.
         """
         if self.daemon is not None:
@@ -90,15 +89,37 @@ class Session:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=None if outlives_us else partial(_die_with_parent, os.getpid()),
+                preexec_fn=partial(engine_run.die_with_parent, os.getpid(), signal.SIGTERM),
             )
         deadline = time.monotonic() + START_DEADLINE_S
         while self.daemon is None:
             if process.poll() is not None or time.monotonic() > deadline:
-                tail = "\n".join((self.world / "daemon.log").read_text().splitlines()[-8:])
                 process.kill()
-                raise RehearsalError(f"The rehearsal's clouds did not start:\n{tail}")
+                process.wait()
+                raise RehearsalError(
+                    "The rehearsal's clouds did not start; the end of their log:\n"
+                    + self._log_end()
+                )
             time.sleep(0.05)
+        if outlives_us:
+            self._let_daemon_go()
+
+    def why_the_clouds_ended(self) -> str | None:
+        """What the daemon that was started here said last, if it is gone unasked."""
+        if self._process is None or self._process.poll() is None:
+            return None
+        return (
+            f"The rehearsal's clouds ended unexpectedly (status {self._process.returncode}); "
+            f"the end of their log:\n{self._log_end()}"
+        )
+
+    def _log_end(self) -> str:
+        return "\n".join((self.world / "daemon.log").read_text().splitlines()[-8:])
+
+    def _let_daemon_go(self) -> None:
+        """Let the clouds outlive this process."""
+        if found := self.daemon:
+            os.kill(found["pid"], signal.SIGUSR1)
 
     def stop_daemon(self) -> None:
         """Stop the clouds and every machine in them; no error when they are not running."""
@@ -121,8 +142,11 @@ class Session:
         return self.daemon is not None
 
     def discard(self) -> None:
-        """Stop the clouds and remove every file of this session."""
+        """Stop the clouds, ready or not, and remove every file of this session."""
         self.stop_daemon()
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
         shutil.rmtree(self.home, ignore_errors=True)
 
     # --- environment --------------------------------------------------------------------------
@@ -146,6 +170,8 @@ class Session:
             "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE,
             "PULUMI_SKIP_UPDATE_CHECK": "1",
             "PULUMI_DEBUG_PROVIDERS": ports,
+            # The providers are running already; looking for their plugins would take seconds.
+            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
             "PULUMI_STACK": stack,
             **client_environment(self.world, found["internet"]),
         }
@@ -189,6 +215,30 @@ class Session:
         folder = self.home / "backend" / ".pulumi" / "stacks" / project.name
         return sorted(path.stem for path in folder.glob("*.json"))
 
+    def standing(self) -> list[str]:
+        """The endpoint's stacks that a rehearsal left up whole."""
+        return [stack for stack in self.stacks() if (self.home / "standing" / stack).exists()]
+
+    def stands(self, stack: str) -> None:
+        """Note that this stack was left up whole, and let the clouds outlive this process."""
+        mark = self.home / "standing" / stack
+        mark.parent.mkdir(exist_ok=True)
+        mark.touch()
+        self._let_daemon_go()
+
+    def release(self, stack: str) -> None:
+        """Before a stack is destroyed: no mark, and no lock of a CLI that was killed."""
+        (self.home / "standing" / stack).unlink(missing_ok=True)
+        for project in (ENDPOINT, CONSUMER):
+            locks = self.home / "backend" / ".pulumi" / "locks" / "organization" / project.name
+            if any((locks / stack).glob("*.json")):
+                self.pulumi("cancel", "--yes", stack=stack, project=project)
+
+    def protected(self, stack: str) -> bool:
+        """Whether the stack's configuration protects it from `pulumi destroy`."""
+        value = _plain_config(self.stack_file(ENDPOINT, stack)).get("llm-endpoint:protect")
+        return str(value).lower() == "true"
+
     def stack_file(self, project: Project, stack: str) -> Path:
         """The stack's configuration as the rehearsal uses it; the committed file is left alone."""
         return self.home / "stacks" / project.name / f"Pulumi.{stack}.yaml"
@@ -212,13 +262,18 @@ class Session:
 
         Raises RehearsalError when there is no such stack file.
         """
+        return self._own(_plain_config(self.stack_source(stack)))
+
+    @staticmethod
+    def stack_source(stack: str) -> Path:
+        """The committed stack file. Raises RehearsalError when there is none."""
         source = ENDPOINT.directory / f"Pulumi.{stack}.yaml"
-        if not source.exists():
+        if not source.is_file():
             known = sorted(path.name.split(".")[1] for path in ROOT.glob("Pulumi.*.yaml"))
             raise RehearsalError(
                 f"--stack {stack}: there is no {source.name} here; stacks are: {', '.join(known)}"
             )
-        return self._own(_plain_config(source))
+        return source
 
     def prepare_stack(self, stack: str) -> None:
         """Make the stack and its file here, from the committed one, with secrets of our own."""
@@ -305,9 +360,3 @@ def _plain_config(stack_file: Path) -> dict[str, Any]:
 
 def _random(length: int) -> str:
     return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(length))
-
-
-def _die_with_parent(parent: int) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(1)

@@ -112,6 +112,13 @@ class Servicer(ResourceProviderServicer):
         self._engine(context).stub = EngineStub(channel)
         return Empty()
 
+    async def Handshake(
+        self, request: provider_pb2.ProviderHandshakeRequest, context: Context
+    ) -> provider_pb2.ProviderHandshakeResponse:
+        """Not spoken, as by older plugins; the engine goes on with Configure."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+        raise AssertionError  # abort raises; its annotation does not say so
+
     async def GetPluginInfo(self, request: Empty, context: Context) -> plugin_pb2.PluginInfo:
         """The version of the plugin that the stand-in imitates: the installed SDK's."""
         return plugin_pb2.PluginInfo(version=version(f"pulumi-{self._package.name}"))
