@@ -1,5 +1,6 @@
 """A private LLM endpoint. Top to bottom: the project, who may call, the way in, the machine."""
 
+from functools import partial
 from pathlib import Path
 
 import pulumi
@@ -23,12 +24,8 @@ settings = Settings.load()
 name = f"llm-{settings.stack}"
 labels = {"llm-endpoint-stack": settings.stack}
 hugging_face_token = configured_secret("huggingFaceToken")
-
-
-def engine(revision: str) -> vllm.EngineContainer:
-    """The engine's container in a machine of this revision."""
-    return vllm.container(settings, revision=revision, token=hugging_face_token is not None)
-
+# All of the container but the revision, which is known where the machine is described.
+engine = partial(vllm.container, settings, token=hugging_face_token is not None)
 
 project = GoogleApis(name, GoogleApisArgs(project=settings.project)).project
 
@@ -37,10 +34,7 @@ identity = MachineIdentity(name, MachineIdentityArgs(project=project, account_id
 network = PrivateNetwork(
     name,
     PrivateNetworkArgs(
-        project=project,
-        region=settings.region,
-        cidr="10.10.0.0/24",
-        health_check_port=vllm.PORT,
+        project=project, region=settings.region, cidr="10.10.0.0/24", health_check_port=vllm.PORT
     ),
 )
 
@@ -84,11 +78,8 @@ tunnel = Tunnel(
     ),
 )
 
-secrets = {"tunnel-token": tunnel.token}
-if hugging_face_token is not None:
-    secrets["hugging-face-token"] = hugging_face_token
-
-stored = {
+secrets = {"tunnel-token": tunnel.token, "hugging-face-token": hugging_face_token}
+secret_versions = {
     purpose: StoredSecret(
         f"{name}-{purpose}",
         StoredSecretArgs(
@@ -99,8 +90,9 @@ stored = {
             reader=identity.member,
             protect=settings.protect,
         ),
-    )
+    ).version
     for purpose, value in secrets.items()
+    if value is not None
 }
 
 match settings.platform:
@@ -120,7 +112,7 @@ match settings.platform:
                 engine=engine,
                 cloudflared_image=cloudflared_image(settings.cloudflared_version),
                 registry=registry.url,
-                secrets={purpose: secret.version for purpose, secret in stored.items()},
+                secrets=secret_versions,
                 startup_script=STARTUP_SCRIPT.read_text(),
                 labels=labels,
             ),

@@ -48,7 +48,7 @@ class EngineContainer:
     """Seconds that requests in flight get after SIGTERM; the container needs some more."""
 
 
-def container(settings: Settings, *, revision: str, token: bool) -> EngineContainer:
+def container(settings: Settings, revision: str, *, token: bool) -> EngineContainer:
     """The vLLM container of a stack.
 
     `revision` names the machine's configuration; clients see it as
