@@ -213,7 +213,10 @@ def main() -> None:
     options = parser.parse_args()
     engine = subprocess.check_output([ROOT / "scripts" / "setup"], text=True).strip()
     os.environ["LLM_ENDPOINT_ENGINE_BIN"] = engine
-    with tempfile.TemporaryDirectory() as folder:
+    scratch = ROOT / ".rehearsal"
+    scratch.mkdir(exist_ok=True)
+    # Within the repository, whose state the engine notes with every preview.
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         flat = write_flat_project(Path(folder))
         if options.flat:
             shutil.copy(flat.directory / "__main__.py", options.flat)
