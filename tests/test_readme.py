@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rehearsal import __main__ as rehearse
+from rehearsal import rehearse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
