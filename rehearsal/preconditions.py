@@ -99,11 +99,11 @@ def _check_machines(home: Path) -> None:
     said = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
     raise RehearsalError(
         "The rehearsal boots its machines in Linux namespaces, and this system does not allow that "
-        f"({said}).\n{_way_out(said)}"
+        f"({said}).\n{way_out(said)}"
     )
 
 
-def _way_out(said: str) -> str:
+def way_out(said: str) -> str:
     """What allows machines here."""
     for path, value, command in FORBIDDING:
         if Path(path).exists() and Path(path).read_text().strip() == value:

@@ -54,10 +54,10 @@ class Progress:
 
     def _tick(self, name: str, start: float, done: threading.Event) -> None:
         while not done.wait(LIVE_INTERVAL_S if self._live else QUIET_INTERVAL_S):
-            text = f"{_step('...', name, start)}  {self._detail}".rstrip()
             if not self._live:
-                self.line(text)
+                self.line(f"{_step('...', name, start)}  {self._detail}".rstrip())
                 continue
+            text = f"  ...    {name}, {time.monotonic() - start:.0f} s: {self._detail}"
             columns = shutil.get_terminal_size().columns - 1  # a full line would wrap
             with self._lock:
                 self._out.write(f"\r\x1b[2K{text[:columns]}")

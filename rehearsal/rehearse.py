@@ -92,7 +92,10 @@ def rehearse(progress: Progress, options: argparse.Namespace) -> int:
         session = Session(home, progress)
         if options.keep and stack in session.standing():
             return _already_up(session, stack, options)
-        shared = bool(session.stacks())
+        shared = options.keep and bool(session.standing())
+        if not shared:
+            session.discard()  # what a killed command left half-made
+            session = Session(home, progress)
         done = False
         try:
             result = _rehearse(session, stack, options)
@@ -140,7 +143,7 @@ def _stages(
 
     with stage("start the clouds, configure the stack", "setup"):
         session.own(stack)
-        session.start_daemon(options.speed, outlives_us=options.keep, gguf=options.gguf)
+        session.start_daemon(options.speed, outlives_us=False, gguf=options.gguf)
         session.prepare_stack(stack)
     with stage("pulumi up", "up"):
         up = session.must(session.pulumi("up", "--yes", stack=stack))

@@ -1,0 +1,149 @@
+"""The clouds of a rehearsal: they start, say why they do not, and never stay unasked."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+from rehearsal.errors import RehearsalError
+from rehearsal.session import ENDPOINT, ROOT, Session
+
+SPEED = 60.0
+STARTS_CLOUDS = (
+    "import sys; from pathlib import Path; from rehearsal.session import Session\n"
+    "session = Session(Path(sys.argv[1])); session.own('dev')\n"
+    "session.start_daemon(60.0, outlives_us=sys.argv[2] == 'stay')\n"
+)
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Generator[Session]:
+    session = Session(tmp_path / "home")
+    session.own("dev")
+    yield session
+    session.discard()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Poll until the condition holds; fail after a while."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has collected yet does not."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except OSError:
+        return False
+
+
+def pid_of(session: Session) -> int:
+    """The running clouds' process."""
+    assert session.daemon is not None
+    return session.daemon["pid"]
+
+
+def test_an_unknown_stack_is_named_beside_the_known_ones(session: Session) -> None:
+    """The message says which stacks there are."""
+    with pytest.raises(RehearsalError, match=r"--stack nosuch: .* stacks are: dev, prod"):
+        session.own("nosuch")
+
+
+def test_a_stack_file_that_is_no_yaml_is_named(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No traceback of a parser."""
+    (tmp_path / "Pulumi.dev.yaml").write_text("config: [")
+    monkeypatch.setattr(Session, "stack_source", lambda *_: tmp_path / "Pulumi.dev.yaml")  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType] -- takes anything
+
+    with pytest.raises(RehearsalError, match=r"Pulumi.dev.yaml is not valid YAML"):
+        session.own("dev")
+
+
+def test_another_process_with_the_clouds_old_number_is_left_alone(session: Session) -> None:
+    """After a restart of the machine, the pid on disk may be somebody else's."""
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        (session.world / "daemon.json").write_text(f'{{"pid": {stranger.pid}}}')
+        session.stop_daemon()
+        running = stranger.poll() is None
+        stranger.kill()
+
+    assert running
+
+
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_protection_is_read_from_the_rehearsals_own_stack_file(
+    session: Session, value: str
+) -> None:
+    """The committed file may say otherwise."""
+    file = session.stack_file(ENDPOINT, "prod")
+    file.parent.mkdir(parents=True)
+    file.write_text(f'config:\n  llm-endpoint:protect: "{value}"\n')
+
+    assert session.protected("prod") == (value == "true")
+
+
+@pytest.mark.rehearsal
+def test_clouds_that_cannot_start_say_why(session: Session) -> None:
+    """The end of their log is in the message, and no process is left."""
+    (session.world / "clouds.db").mkdir()
+
+    with pytest.raises(RehearsalError, match=r"(?s)did not start.*unable to open database"):
+        session.start_daemon(SPEED, outlives_us=False)
+    assert session.daemon is None
+
+
+@pytest.mark.rehearsal
+def test_clouds_that_crash_say_so(session: Session) -> None:
+    """Whoever asks later learns that they ended, and what they said last."""
+    session.start_daemon(SPEED, outlives_us=False)
+    assert session.why_the_clouds_ended() is None
+    os.kill(pid_of(session), signal.SIGKILL)
+
+    wait_until(lambda: session.daemon is None)
+    assert "ended unexpectedly (status -9)" in (session.why_the_clouds_ended() or "")
+
+
+@pytest.mark.rehearsal
+def test_clouds_come_back_on_the_ports_they_had(session: Session) -> None:
+    """Exports that were printed go on working after a crash, but for a port that is taken."""
+    session.start_daemon(SPEED, outlives_us=False)
+    before = session.exports("dev")
+    assert session.daemon is not None
+    port = session.daemon["providers"]["gcp"]
+    session.stop_daemon()
+    session.start_daemon(SPEED, outlives_us=False)
+    again = session.exports("dev")
+    session.stop_daemon()
+    with socket.create_server(("127.0.0.1", port)):
+        session.start_daemon(SPEED, outlives_us=False)
+    taken = session.exports("dev")
+
+    assert again == before
+    assert taken["PULUMI_DEBUG_PROVIDERS"] != before["PULUMI_DEBUG_PROVIDERS"]
+    assert taken["HTTPS_PROXY"] == before["HTTPS_PROXY"]
+
+
+@pytest.mark.rehearsal
+@pytest.mark.parametrize("wish", ["stay", "end"])
+def test_clouds_outlive_their_command_only_when_asked_to(session: Session, wish: str) -> None:
+    """A killed rehearsal takes its clouds with it; those of --keep stay."""
+    command = [sys.executable, "-c", STARTS_CLOUDS + "input()", str(session.home), wish]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE) as starter:
+        wait_until(lambda: session.daemon is not None)
+        pid = pid_of(session)
+        starter.kill() if wish == "end" else starter.communicate(b"\n")
+
+    if wish == "end":
+        wait_until(lambda: not alive(pid))
+    else:
+        assert alive(pid)
