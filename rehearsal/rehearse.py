@@ -240,7 +240,10 @@ def _already_up(session: Session, stack: str, options: argparse.Namespace) -> in
             f"--json: stack {stack} is up already, so there is nothing to report; "
             "take it down first: ./scripts/rehearse --down"
         )
-    session.start_daemon(options.speed, outlives_us=True, gguf=options.gguf)
+    if session.daemon is None:
+        session.start_daemon(options.speed, outlives_us=True, gguf=options.gguf)
+        text = "Its clouds had stopped; they run again, and its machine boots."
+        (session.progress or Progress()).line(text)
     _how_to_use(session, stack)
     return 0
 
@@ -301,8 +304,15 @@ def _writable(text: str) -> Path:
     path = Path(text).absolute()
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: is a folder; expected a file to write")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text}: cannot be written; name another place")
+    there = path.exists()
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text}: cannot be written ({error.strerror}); name another place"
+        ) from None
+    if not there:
+        path.unlink()
     return path
 
 

@@ -106,10 +106,10 @@ class Session:
 
     def why_the_clouds_ended(self) -> str | None:
         """What the daemon that was started here said last, if it is gone unasked."""
-        if self._process is None or self._process.poll() is None:
+        if self._process is None or self.daemon is not None:
             return None
         return (
-            f"The rehearsal's clouds ended unexpectedly (status {self._process.returncode}); "
+            f"The rehearsal's clouds ended unexpectedly (status {self._process.wait()}); "
             f"the end of their log:\n{self._log_end()}"
         )
 
@@ -124,29 +124,22 @@ class Session:
     def stop_daemon(self) -> None:
         """Stop the clouds and every machine in them; no error when they are not running."""
         found = self.daemon
-        if found is None:
-            return
-        os.kill(found["pid"], signal.SIGTERM)
-        deadline = time.monotonic() + STOP_DEADLINE_S
-        while self._daemon_runs() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        if self._daemon_runs():
-            os.kill(found["pid"], signal.SIGKILL)
-            self._daemon_runs()
-        (self.world / "daemon.json").unlink(missing_ok=True)
-
-    def _daemon_runs(self) -> bool:
-        """Whether the daemon lives; one that was our child is also buried."""
+        if found is not None:
+            os.kill(found["pid"], signal.SIGTERM)
+            deadline = time.monotonic() + STOP_DEADLINE_S
+            while self.daemon is not None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if self.daemon is not None:
+                os.kill(found["pid"], signal.SIGKILL)
         if self._process is not None:
-            self._process.poll()
-        return self.daemon is not None
+            self._process.kill()  # one that was not ready yet
+            self._process.wait()
+            self._process = None
+        (self.world / "daemon.json").unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Stop the clouds, ready or not, and remove every file of this session."""
         self.stop_daemon()
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
         shutil.rmtree(self.home, ignore_errors=True)
 
     # --- environment --------------------------------------------------------------------------

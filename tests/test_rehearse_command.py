@@ -56,7 +56,7 @@ def processes(home: Path) -> list[int]:
         ("--speed inf", "argument --speed: inf: expected"),
         ("--gguf nosuch.gguf", "argument --gguf: nosuch.gguf: No such file"),
         ("--gguf README.md", "argument --gguf: README.md: not a GGUF file"),
-        ("--json nosuch/r.json", "argument --json: nosuch/r.json: cannot be written"),
+        ("--json nosuch/r.json", "argument --json: nosuch/r.json: cannot be written (No such file"),
         ("--json tests", "argument --json: tests: is a folder"),
         ("--keep --down", "--keep and --down exclude each other"),
         ("--down --json r.json", "--json reports a rehearsal; --down is none"),
