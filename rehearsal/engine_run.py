@@ -1,8 +1,10 @@
 """One run of the Pulumi CLI: its output in a log file, its events as they happen."""
 
 import ctypes
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -16,6 +18,7 @@ from rehearsal.progress import Progress
 
 LONG_RUNNING = ("up", "preview", "refresh", "destroy")
 INTERRUPT_GRACE_S = 10.0
+LOW_DISK_MIB = 4
 PR_SET_PDEATHSIG = 1
 
 _libc = ctypes.CDLL(None)
@@ -109,6 +112,9 @@ def _follow(
             progress.detail("; ".join([f"{finished} done"] * bool(finished) + doing))
         if ended:
             return changes
+        if shutil.disk_usage(events.parent).free < LOW_DISK_MIB * 2**20:
+            # The CLI does not always say so: without room for its events it waits for ever.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(events.parent))
         time.sleep(0.1)
 
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rehearsal.errors import RehearsalError
@@ -42,8 +42,8 @@ def kept() -> Generator[Path]:
 
 
 def keep_logs(session: Session) -> None:
-    """The logs of the last rehearsal outlive it, for whoever wants to read them."""
-    with _locked(ALL / "runs.lock", wait=True):
+    """The logs of the last rehearsal outlive it, if the disk has room, for whoever wants them."""
+    with suppress(OSError), _locked(ALL / "runs.lock", wait=True):
         shutil.rmtree(LAST, ignore_errors=True)
         for path in (session.logs, session.world / "machines"):
             if path.exists():
