@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -123,7 +124,12 @@ def _rehearse(session: Session, stack: str, options: argparse.Namespace) -> repo
     result.seconds["total"] = time.monotonic() - began
     result.timeline = session.timeline()
     progress.line()
-    for line in [*report.draw(result.timeline), "", *report.summary(result, options.speed)]:
+    columns = shutil.get_terminal_size((report.COLUMNS, 0)).columns - 1
+    for line in [
+        *report.draw(result.timeline, columns),
+        "",
+        *report.summary(result, options.speed),
+    ]:
         progress.line(line)
     if options.json:
         result.write(options.json)

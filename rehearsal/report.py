@@ -7,18 +7,16 @@ from pathlib import Path
 from rehearsal.timeline import Event
 
 COLUMNS = 100
-"""The drawn timeline fits in this many."""
+"""The drawn timeline is never wider."""
 NAME_COLUMNS = 36
 WORTH_A_LINE_S = 20.0
 """Events that take less than this in life share a line with their kind."""
 
 CANNOT_KNOW = (
-    "A rehearsal cannot know real capacity (stockouts), your quota, real latency and speed of the\n"
-    "  model, or what the services changed since their behaviour was recorded."
+    "A rehearsal cannot know real capacity (stockouts), your quota, real latency\n"
+    "  and speed of the model, or what the services changed since it was written."
 )
-FIGURES = (
-    "in life: figures and their sources are in rehearsal/figures.py; those marked U are estimates"
-)
+FIGURES = "in life: figures and sources in rehearsal/figures.py; U there marks estimates"
 
 STAGES = ("setup", "up", "noop_up", "destroy", "total")
 
@@ -96,9 +94,10 @@ def in_life(events: list[Event]) -> list[Span]:
     return placed
 
 
-def draw(events: list[Event]) -> list[str]:
+def draw(events: list[Event], columns: int = COLUMNS) -> list[str]:
     """The timeline as text, a heading a stage: what takes long in life, and the rest together."""
     spans = in_life(events)
+    width = min(columns, COLUMNS) - NAME_COLUMNS - 24
     total = max((span.end for span in spans), default=0.0)
     stages = [event for event in events if event.life is None]
     lines: list[str] = []
@@ -108,8 +107,8 @@ def draw(events: list[Event]) -> list[str]:
         if sum(it.event.life or 0 for it in inside) < WORTH_A_LINE_S:
             continue
         spans = [it for it in spans if it not in inside]
-        lines.append(_line(stage.name, inside, total, bar=" "))
-        lines += [_line(f"  {name}", group, total) for name, group in _groups(inside)]
+        lines.append(_line(stage.name, inside, total, width, bar=" "))
+        lines += [_line(f"  {name}", group, total, width) for name, group in _groups(inside)]
     if not lines:
         return []
     heading = f"  {'what':<{NAME_COLUMNS}} {'here':>7} {'in life':>9}"
@@ -131,11 +130,10 @@ def _groups(spans: list[Span]) -> list[tuple[str, list[Span]]]:
     return named
 
 
-def _line(name: str, spans: list[Span], total: float, bar: str = "█") -> str:
+def _line(name: str, spans: list[Span], total: float, width: int, bar: str = "█") -> str:
     """One line: the name, its time here and in life, and where that lies in the whole."""
     here = max(it.event.end for it in spans) - min(it.event.start for it in spans)
     start, end = min(it.start for it in spans), max(it.end for it in spans)
-    width = COLUMNS - NAME_COLUMNS - 24
     left = min(round(start / total * width), width - 1)
     length = max(1, min(round((end - start) / total * width), width - left))
     columns = f"  {name[:NAME_COLUMNS]:<{NAME_COLUMNS}} {here:>5.1f} s {_length(end - start):>9}"

@@ -167,6 +167,38 @@ def test_this_system_can_boot_machines(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def clone_with_setup(folder: Path, script: str) -> Path:
+    """A clone whose set-up does this; returns its scripts/rehearse."""
+    scripts = folder / "scripts"
+    scripts.mkdir()
+    shutil.copy(ROOT / "scripts" / "rehearse", scripts)
+    (scripts / "setup").write_text(f"#!/usr/bin/env bash\n{script}\n")
+    (scripts / "setup").chmod(0o755)
+    return scripts / "rehearse"
+
+
+def test_what_the_set_up_lacks_ends_the_command(tmp_path: Path) -> None:
+    """Its message is the only one, its status the command's."""
+    command = clone_with_setup(tmp_path, "echo 'setup: no Pulumi engine' >&2; exit 7")
+    done = subprocess.run([command], capture_output=True, text=True)
+
+    assert (done.returncode, done.stderr) == (7, "setup: no Pulumi engine\n")
+
+
+def test_a_terminated_command_ends_its_set_up_too(tmp_path: Path) -> None:
+    """The set-up hears of it, clears up and says so."""
+    script = "trap 'echo cleared >&2; exit 143' TERM; touch begun; while :; do sleep 0.1; done"
+    command = clone_with_setup(tmp_path, script)
+    with subprocess.Popen([command], stderr=subprocess.PIPE, text=True) as process:
+        wait_until((tmp_path / "begun").exists)
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+
+    assert said == "cleared\n"
+    assert process.returncode == 143
+    assert not processes(tmp_path)
+
+
 # --- folders and locks ----------------------------------------------------------------------------
 
 

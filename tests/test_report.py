@@ -45,6 +45,7 @@ def test_the_drawing_fits_a_hundred_columns() -> None:
     long = [Event(f"{'x' * 80} {number}", 101, 102, 30.0) for number in range(3)]
 
     assert max(map(len, draw([*UP, *long]))) <= COLUMNS
+    assert max(map(len, draw([*UP, *long], columns=79))) <= 79, "nor a narrow terminal"
 
 
 def test_the_drawing_says_where_its_figures_come_from() -> None:
