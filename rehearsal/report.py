@@ -154,10 +154,10 @@ def summary(report: Report, speed: float) -> list[str]:
     verdict = "passed" if report.ok else "FAILED"
     left = "" if report.leftovers is None else f", {len(report.leftovers)} left over"
     lines += [
-        f"Rehearsal of stack {report.stack} ({report.platform}) {verdict}: "
-        f"{len(report.checks) - len(failed)} of {len(report.checks)} checks held, "
+        f"Rehearsal of stack {report.stack} ({report.platform}) {verdict}.",
+        f"  {len(report.checks) - len(failed)} of {len(report.checks)} checks held, "
         f"{report.resources} resources{left}.",
-        f"  {seconds}  (clouds at {speed:g} times real speed)",
+        f"  {seconds}  (speed {speed:g})",
         f"  {CANNOT_KNOW}",
     ]
     return lines
