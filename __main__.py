@@ -12,7 +12,7 @@ from components.gpu_vm import GpuVm, GpuVmArgs
 from components.image_registry import ImageRegistry, ImageRegistryArgs
 from components.instance_group import InstanceGroup, InstanceGroupArgs
 from components.machine_identity import MachineIdentity, MachineIdentityArgs
-from components.network import PrivateNetwork, PrivateNetworkArgs
+from components.network import PrivateNetwork, PrivateNetworkArgs, subnet_range
 from components.readiness import Readiness, ReadinessArgs
 from components.settings import Settings
 from components.stored_secret import StoredSecret, StoredSecretArgs, configured_secret
@@ -34,7 +34,10 @@ identity = MachineIdentity(name, MachineIdentityArgs(project=project, account_id
 network = PrivateNetwork(
     name,
     PrivateNetworkArgs(
-        project=project, region=settings.region, cidr="10.10.0.0/24", health_check_port=vllm.PORT
+        project=project,
+        region=settings.region,
+        cidr=subnet_range(settings.region),
+        health_check_port=vllm.PORT,
     ),
 )
 

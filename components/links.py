@@ -19,7 +19,7 @@ def logs_url(project: str, machine_name: str) -> str:
     """Cloud Logging, filtered to what the stack's machines write to their serial port."""
     query = (
         f'logName="projects/{project}/logs/serialconsole.googleapis.com%2Fserial_port_1_output"\n'
-        f'labels."compute.googleapis.com/resource_name"=~"^{machine_name}-"'
+        f'labels."compute.googleapis.com/resource_name"=~"^{machine_name}-[a-z0-9]{{4}}$"'
     )
     page = f"https://console.cloud.google.com/logs/query;query={quote(query, safe='')}"
     return f"{page}?project={project}"

@@ -1,5 +1,6 @@
 """A network that nobody can enter, with a way out for downloads and the tunnel."""
 
+import zlib
 from typing import TypedDict
 
 import pulumi
@@ -12,6 +13,16 @@ HEALTH_CHECKERS = ["35.191.0.0/16", "130.211.0.0/22"]
 
 IAP_FORWARDERS = ["35.235.240.0/20"]
 """Identity-Aware Proxy, https://cloud.google.com/iap/docs/using-tcp-forwarding."""
+
+
+def subnet_range(region: str) -> str:
+    """The /24 that a region's subnet gets, always the same one.
+
+    A stack that moves has a subnet in both regions of one VPC for a while: the ranges of two
+    regions must differ. They lie below 10.128.0.0, where Google's default networks begin.
+    """
+    number = zlib.crc32(region.encode()) % 2**15
+    return f"10.{number >> 8}.{number & 255}.0/24"
 
 
 class PrivateNetworkArgs(TypedDict):
@@ -60,6 +71,9 @@ class PrivateNetwork(pulumi.ComponentResource):
             router=router.name,
             nat_ip_allocate_option="AUTO_ONLY",
             source_subnetwork_ip_ranges_to_nat="ALL_SUBNETWORKS_ALL_IP_RANGES",
+            # The usual 64 are used up by a download that opens many connections to one host. There
+            # is room for the 25 machines that a tunnel takes.
+            min_ports_per_vm=2048,
             log_config={"enable": True, "filter": "ERRORS_ONLY"},
             opts=child,
         )

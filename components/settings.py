@@ -42,7 +42,7 @@ def pinned(*oldest: int) -> AfterValidator:
     """A version of at least `oldest`, or an image's digest; a tag that moves is neither."""
 
     def check(value: str) -> str:
-        version = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", value)
+        version = re.fullmatch(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)", value)
         if version and tuple(map(int, version.groups())) >= oldest:
             return value
         if re.fullmatch("sha256:[0-9a-f]{64}", value):

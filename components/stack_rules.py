@@ -14,10 +14,11 @@ REPLICAS_PER_TUNNEL = 25
 """Connectors that one Cloudflare tunnel takes (Cloudflare One account limits)."""
 
 FREE_MAIL = re.compile(
-    r"(aol|gmail|googlemail|hotmail|icloud|live|me|msn|outlook|protonmail|qq)\.com"
-    r"|(gmx|yahoo|yandex)\..+|proton\.me|mail\.ru|web\.de"
+    r"(126|163|aol|fastmail|gmail|googlemail|icloud|me|msn|protonmail|qq)\.com"
+    r"|(gmx|hotmail|live|outlook|yahoo|yandex)\..+|mail\.ru|proton\.me|t-online\.de|web\.de"
 )
-"""Mail domains where anybody gets an address: allowing one publishes the endpoint."""
+"""Mail domains where anybody gets an address: allowing one publishes the endpoint.
+There are more; these are the likely slips."""
 
 NEEDS_COMPUTE = (
     ("--dtype", "bfloat16", (8, 0), "bfloat16"),

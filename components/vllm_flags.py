@@ -21,6 +21,7 @@ NOT_YOURS = {
     "--served-model-name": "leave it out: clients know the model by llm-endpoint:model",
     "--enable-log-requests": "leave it out: prompts stay out of the logs",
     "--enable-log-outputs": "leave it out: answers stay out of the logs",
+    "--disable-access-log-for-endpoints": "leave it out: health checks would drown the log",
     "--shutdown-timeout": "leave it out: it must fit the notice that the machine gets",
     "--sse-keep-alive-interval": "leave it out: it must fit Cloudflare's read timeout",
     "--fingerprint-mode": _NEW_ONE,

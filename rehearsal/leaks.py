@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ KEEPERS = (
 
 OWN_FILES = ("accounts.json", "clouds.db", "clouds.db-wal", "clouds.db-shm", "authority.pem")
 """Files that play the clouds' own vaults."""
+
+GZIP = b"\x1f\x8b"
 
 GUEST_FOLDERS = ("etc", "home", "opt", "root", "run", "srv", "tmp", "var")
 """Where programs write on a Linux machine; the rest of a guest is this machine's, untouched."""
@@ -82,7 +85,10 @@ def search(places: Iterable[Place], secrets: dict[str, str]) -> tuple[int, list[
 def _files(home: Path) -> Iterator[Place]:
     for path in home.rglob("*"):
         if path.is_file() and not path.is_symlink() and path.name not in OWN_FILES:
-            yield str(path.relative_to(home)), path.read_bytes()
+            content = path.read_bytes()
+            if content.startswith(GZIP):  # the CLI's own logs; one in use has no proper end
+                content = zlib.decompressobj(wbits=31).decompress(content)
+            yield str(path.relative_to(home)), content
 
 
 def _guest_processes(daemon: int) -> Iterator[int]:

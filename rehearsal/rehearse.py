@@ -191,6 +191,8 @@ def _destroy(session: Session, stack: str, result: report.Report) -> None:
         result.check("destroy is refused while the stack is protected", not refused.ok, text)
         session.must(session.pulumi("config", "set", "protect", "false", stack=stack))
         session.must(session.pulumi("up", "--yes", "--skip-preview", stack=stack))
+    # What a half-way configuration has left protected, the person who takes it down wants gone.
+    session.must(session.pulumi("state", "unprotect", "--all", "--yes", stack=stack))
     destroyed = session.must(session.pulumi(*destroy, stack=stack))
     result.check("one destroy suffices", destroyed.ok, str(destroyed.changes))
     session.must(session.pulumi("stack", "rm", "--yes", stack, stack=stack))

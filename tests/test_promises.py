@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from components import catalogue
+from components.network import subnet_range
 from tests.conftest import MASKED, TUNNEL_TOKEN, Declared, Deploy, Deployment
 from tests.stack_config import API_TOKEN
 
@@ -336,6 +338,13 @@ PROVISIONING = {
     "standard": ("STANDARD", True, None),
     "flex-start": ("FLEX_START", False, "DELETE"),
 }
+
+
+def test_a_stack_can_move_to_any_region() -> None:
+    """Its subnets of two regions stand in one VPC for a while: no two ranges are the same."""
+    ranges = {subnet_range(region) for region in catalogue.regions()}
+
+    assert len(ranges) == len(catalogue.regions())
 
 
 @pytest.mark.parametrize("provisioning", PROVISIONING)

@@ -1,5 +1,6 @@
 """Two stacks in one project, account and zone, through a whole life, with the real engine."""
 
+import gzip
 import json
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
@@ -77,7 +78,7 @@ def test_no_secret_is_where_none_belongs(session: Session) -> None:
     held(leaks.check(session, "dev", checks.Endpoint(session, "dev")))
 
 
-@pytest.mark.parametrize("place", ["a log", "metadata", "a file in the guests"])
+@pytest.mark.parametrize("place", ["a log", "a packed log", "metadata", "a file in the guests"])
 def test_a_secret_leaked_on_purpose_is_found(session: Session, place: str) -> None:
     """The search is not blind: what it looks at, it sees."""
     endpoint = checks.Endpoint(session, "dev")
@@ -90,23 +91,27 @@ def test_a_secret_leaked_on_purpose_is_found(session: Session, place: str) -> No
             with endpoint.by_hand(INSTANCE, machine, leaked):
                 found = broken(leaks.check(session, "dev", endpoint))
         case "a log":
-            with written([session.logs / "careless.log"], f"token={secret}"):
+            with written([session.logs / "careless.log"], f"token={secret}".encode()):
+                found = broken(leaks.check(session, "dev", endpoint))
+        case "a packed log":
+            packed = gzip.compress(f"token={secret}".encode())
+            with written([session.logs / "careless.log"], packed):
                 found = broken(leaks.check(session, "dev", endpoint))
         case _:
             roots = leaks.guest_roots(session)
-            with written([root / "tmp" / "careless" for root in roots], f"token={secret}"):
+            with written([root / "tmp" / "careless" for root in roots], f"token={secret}".encode()):
                 found = broken(leaks.check(session, "dev", endpoint))
     assert len(found) == 1
     assert place.split()[-1].removesuffix("s") in found[0]
 
 
 @contextmanager
-def written(files: list[Path], text: str) -> Generator[None]:
-    """The text in every one of these files that can be written, at least one; then gone."""
+def written(files: list[Path], content: bytes) -> Generator[None]:
+    """The content in every one of these files that can be written, at least one; then gone."""
     done: list[Path] = []
     for file in files:
         with suppress(OSError):  # a container's file system may be read-only
-            file.write_text(text)
+            file.write_bytes(content)
             file.chmod(0o644)
             done.append(file)
     assert done
