@@ -1,9 +1,10 @@
 """The whole program under an engine that only takes notes."""
 
+import asyncio
 import os
 import runpy
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -189,17 +190,21 @@ def deploy(
 
 
 @pytest.fixture(name="deploy", scope="session")
-def _deploy() -> Deploy:
+def _deploy() -> Generator[Deploy]:
     """`deploy`, but the same deployment for the same question: nobody changes one."""
+    loop = asyncio.new_event_loop()
     known: dict[str, Deployment] = {}
 
     def cached(stack: str = "dev", changes: dict[str, str] | None = None) -> Deployment:
         question = repr((stack, changes))
         if question not in known:
+            # Pulumi's SDK wants a current loop; any asyncio.run before has taken it away.
+            asyncio.set_event_loop(loop)
             known[question] = deploy(stack, changes)
         return known[question]
 
-    return cached
+    yield cached
+    loop.close()
 
 
 def pytest_configure() -> None:
