@@ -16,6 +16,8 @@
 #   and optionally hugging-face-token-secret; secrets by the full name of a version.
 #
 # Every phase ends with one line: llm-endpoint phase=NAME seconds=N.N status=ok|failed
+# engine-start and tunnel-start end when systemd has taken the unit over; engine-ready when the
+# engine answers, and only then does systemd let cloudflared connect.
 
 set -euo pipefail
 umask 077
@@ -190,7 +192,7 @@ service() {
   # /run, not /etc: after a reboot a unit is there again only when this script has prepared it.
   install --mode=0644 "$RUN/$unit/unit" "/run/systemd/system/$unit.service"
   systemctl daemon-reload
-  systemctl restart --no-block "$unit.service" # its ExecStartPost ends when the engine is ready
+  systemctl restart --no-block "$unit.service" # either start ends when the engine is ready
 }
 
 # prepare_*: what a unit needs, in a folder of its own. The heredocs are quoted: nothing of the
@@ -281,8 +283,11 @@ StartLimitIntervalSec=0
 
 [Service]
 ExecStartPre=-/bin/bash -c 'exec docker rm --force cloudflared 2>/dev/null'
+ExecStartPre=/bin/bash /run/llm-endpoint/cloudflared/wait-for-engine
 ExecStart=/bin/bash /run/llm-endpoint/cloudflared/start
 ExecStop=/bin/bash /run/llm-endpoint/cloudflared/stop
+# As long as the engine takes to load; a stop ends the wait.
+TimeoutStartSec=infinity
 TimeoutStopSec=infinity
 Restart=always
 RestartSec=5
@@ -292,6 +297,15 @@ SyslogIdentifier=cloudflared
 StandardOutput=journal+console
 StandardError=journal+console
 UNIT
+  # Cloudflare uses any machine that is connected: this one connects only when it can answer.
+  cat >"$new/wait-for-engine" <<'WAIT'
+set -euo pipefail
+engine=/run/llm-endpoint/llm-endpoint-engine # not there before the engine's image is
+until [[ -d $engine ]] && curl --silent --fail --output /dev/null --max-time 5 \
+  "http://127.0.0.1:$(<"$engine/port")$(<"$engine/health-path")"; do
+  sleep 1
+done
+WAIT
   cat >"$new/start" <<'START'
 set -euo pipefail
 cd /run/llm-endpoint/cloudflared
@@ -374,7 +388,7 @@ main() {
   pids+=($!)
   together "${pids[@]}" || outcome=1
   rm --recursive --force "$RUN"/docker.* # where a failed pull has left its credential
-  ((outcome)) && die "what failed is named above; everything else is running. After repairing the" \
+  ((outcome)) && die "what failed is named above; everything else goes on. After repairing the" \
     "cause, restart the machine or run: google_metadata_script_runner startup"
   phase prune prune || true # old images harm nobody but the disk
   say "started: follow the engine with journalctl --follow --unit=llm-endpoint-engine"

@@ -21,14 +21,17 @@ ANSWERS_IN_A_ROW = 3
 
 PHASES = {
     401: "Access refuses the probe's service token",
-    403: "Access refuses the probe's service token (one that is new takes a few seconds)",
+    403: "Access or cloudflared refuses the probe: a new token takes a few seconds; "
+    "else is the Access application still there?",
     404: "the path or the model is unknown to what answers",
     429: "the engine has no room for another request",
-    502: "the machine is up; the engine does not listen yet: image, weights or start-up",
+    502: "a machine is connected, and its engine does not answer; "
+    "or it does not accept Access's signature: check accessTeamName",
     503: "the engine is up, and loads the model",
     504: "the engine accepts the request, and does not answer",
     524: "the engine accepts the request, and does not answer",
-    530: "no machine has opened the tunnel yet: it is being created, or boots (error 1033)",
+    530: "no machine is connected yet: "
+    "it is being created, boots, pulls its image or loads the model (error 1033)",
 }
 """What an HTTP status from this endpoint means, in the order in which a deployment goes."""
 
@@ -129,6 +132,8 @@ def advice(project: str, region: str, group: str) -> str:
                  QUOTA_EXCEEDED: ask Google for quota)
   its state:    gcloud compute instance-groups managed list-instances {group} {where}
   its log:      pulumi stack output logsUrl
+  530 or 502 for long?  the engine's own words are in the log: model too big, no access to the model
+                (Hugging Face token), wrong accessTeamName
   more time:    pulumi config set readyTimeoutMinutes 60
 `pulumi up` asks again; nothing that was created is lost."""
 

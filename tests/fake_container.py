@@ -12,11 +12,17 @@ from pathlib import Path
 OUTPUT = Path("/var/tmp/containers")  # noqa: S108 -- of the guest, and of one test
 
 
+LOADED = Path("/root/.cache/loaded")  # where the machine's own cache is mounted
+
+
 class Handler(BaseHTTPRequestHandler):
-    """200 for everything."""
+    """200 for everything; with `--load`, 503 until a test says that the model is loaded."""
 
     def do_GET(self) -> None:
-        self.send_response(200)
+        loading = "--load" in sys.argv and not LOADED.exists()
+        if loading:
+            print("still loading", flush=True)
+        self.send_response(503 if loading else 200)
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:

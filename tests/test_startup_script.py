@@ -17,6 +17,11 @@ TUNNEL_TOKEN = "eyJhIjoi-planted-tunnel-token"
 HUB_TOKEN = "hf_planted_hugging_face_token"
 STARTED = "startup-script exit status 0"
 READY = "phase=engine-ready"
+AGAIN = (
+    "curl -s -H 'Metadata-Flavor: Google' http://metadata.google.internal"
+    "/computeMetadata/v1/instance/attributes/startup-script | bash"
+)
+"""Runs the script as an operator does, by hand."""
 
 
 def prepared(directory: Path) -> Guest:
@@ -214,26 +219,70 @@ def test_a_reboot_takes_up_what_has_changed(guest: Guest) -> None:
 def test_running_it_again_restarts_only_what_has_changed(guest: Guest) -> None:
     """An operator may run the script at any time: a working engine is not interrupted."""
     up(guest.boot())
-    url = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/startup-script"
-    script = f"curl -s -H 'Metadata-Flavor: Google' {url} | bash"
 
-    assert "llm-endpoint started" in guest.sh(script)
+    assert "llm-endpoint started" in guest.sh(AGAIN)
     assert len(guest.containers()) == 2
     guest.cloud.metadata["engine-args"] = "another/model\n--serve"
-    assert "llm-endpoint started" in guest.sh(script)
+    assert "llm-endpoint started" in guest.sh(AGAIN)
     guest.wait_for(lambda: len(guest.containers()) == 3, "third container")
 
     assert engines(guest)[-1] == ["another/model", "--serve"]
 
 
+def loading(guest: Guest) -> Guest:
+    """The guest, booted, with an engine that listens and is not ready."""
+    guest.cloud.metadata["engine-args"] = "Qwen/Qwen3-4B\n--serve\n--load"
+    guest.boot().until(STARTED)
+    guest.until("still loading", times=10)
+    return guest
+
+
+def test_the_tunnel_opens_only_when_the_engine_is_healthy(guest: Guest) -> None:
+    """A machine that still loads its model is not offered to Cloudflare, which would use it."""
+    loading(guest)
+
+    assert guest.sh("systemctl is-active cloudflared") == "activating\n"
+    assert len(guest.containers()) == len(engines(guest)) == 1
+    guest.sh("touch /var/lib/llm-endpoint/cache/loaded")
+    up(guest)
+
+    assert guest.sh("docker ps --format '{{.Names}}'").count("cloudflared") == 1
+
+
+def test_a_stop_ends_the_wait_for_the_engine(guest: Guest) -> None:
+    """Neither an operator nor the power button waits for a model to load."""
+    loading(guest)
+
+    guest.sh("systemctl stop cloudflared")
+    assert guest.sh("systemctl is-active cloudflared; pgrep -f [w]ait-for-engine") == "inactive\n"
+    guest.sh("systemctl start --no-block cloudflared")
+    guest.run(guest.machine.stop(grace_s=30))
+
+    assert "Reached target poweroff.target" in guest.console
+
+
+def test_the_tunnel_can_be_restarted_alone(guest: Guest) -> None:
+    """After its own crash, or by hand, cloudflared is back; the engine is not touched."""
+    up(guest.boot())
+
+    guest.sh("docker kill cloudflared")
+    guest.wait_for(lambda: len(guest.containers()) == 3, "tunnel after its crash")
+    guest.sh("systemctl restart cloudflared")
+    guest.wait_for(lambda: len(guest.containers()) == 4, "tunnel after a restart by hand")
+
+    assert guest.sh("systemctl is-active cloudflared") == "active\n"
+    assert len(engines(guest)) == 1
+
+
 def test_an_engine_that_dies_is_started_again(guest: Guest) -> None:
-    """A crash costs a restart and nothing more."""
+    """A crash costs a restart and nothing more; the tunnel stays up."""
     up(guest.boot())
     guest.sh("docker kill llm-endpoint-engine")
 
     guest.until(READY, times=2)
 
     assert len(engines(guest)) == 2
+    assert len(guest.containers()) == 3
     assert "llm-endpoint-engine.service: Main process exited, code=exited, status=137" in (
         guest.console
     )
@@ -323,18 +372,20 @@ def test_a_mistake_is_named_with_the_next_step(guest: Guest, mistake: str) -> No
     assert error
 
 
-def test_one_failure_leaves_the_rest_running(guest: Guest) -> None:
-    """With an image that does not exist the tunnel is up all the same, so that clients see 502."""
+def test_one_failure_leaves_the_rest_waiting(guest: Guest) -> None:
+    """With an image that does not exist the tunnel is prepared, and connects after the repair."""
     guest.cloud.metadata["engine-image"] = ENGINE + "-typo"
     guest.boot()
 
     console = guest.until("Finished running startup scripts.")
 
-    assert "phase=engine-image" in console
     assert re.search(r"phase=engine-image seconds=\S+ status=failed", console)
-    guest.wait_for(
-        lambda: guest.sh("systemctl is-active cloudflared") == "active\n", "running tunnel"
-    )
+    assert re.search(r"phase=tunnel-start seconds=\S+ status=ok", console)
+    assert guest.sh("systemctl is-active cloudflared") == "activating\n"
+    assert guest.containers() == []
+    guest.cloud.metadata["engine-image"] = ENGINE
+    assert "llm-endpoint started" in guest.sh(AGAIN)
+    guest.wait_for(lambda: len(guest.containers()) == 2, "both containers")
 
 
 def test_a_machine_without_a_gpu_says_so(guest: Guest) -> None:

@@ -84,10 +84,10 @@ def test_it_asks_as_a_consumer_asks(endpoint: Endpoint) -> None:
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (530, "no machine has opened the tunnel yet"),
-        (403, "Access refuses the probe's service token"),
+        (530, "no machine is connected yet"),
+        (403, "Access or cloudflared refuses the probe"),
         (401, "Access refuses the probe's service token"),
-        (502, "the engine does not listen yet"),
+        (502, "a machine is connected, and its engine does not answer"),
         (503, "loads the model"),
         (302, "HTTP 302"),
         (418, "HTTP 418"),
@@ -214,6 +214,7 @@ def test_it_stops_when_the_time_is_up(
     assert wait_until_ready.main() == 1
 
     out, err = capsys.readouterr()
-    assert "the engine does not listen yet" in err
+    assert "its engine does not answer" in err
+    assert "530 or 502 for long?" in err
     assert "list-errors llm-dev-group-1a2b3c4 --project=a-project --region=us-central1" in err
     assert "a-client-secret" not in out + err

@@ -180,6 +180,8 @@ class Service:
     main: Process | None = None
     settled: threading.Event = field(default_factory=threading.Event)
     """Set when a start has succeeded or failed."""
+    _preparing: Process | None = None
+    """The last ExecStartPre."""
     _stopping: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -200,11 +202,13 @@ class Service:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it, with ExecStop first. Returns when it is over."""
+        """End it, with ExecStop first where it had started. Returns when it is over."""
         if not (self._thread and self._thread.is_alive()):
             return
         self._stopping.set()
-        main = self.main
+        main, preparing = self.main, self._preparing
+        if preparing and not preparing.ended.is_set():
+            self._terminate(preparing, self._stop_deadline())
         if main and not main.ended.is_set():
             self._say(f"Stopping {self.name} - {self.file.one('Description')}...")
             self._set("deactivating", "stop")
@@ -213,14 +217,21 @@ class Service:
         self._say(f"Stopped {self.name} - {self.file.one('Description')}.")
 
     def _stop_main(self, main: Process) -> None:
-        limit = seconds(self.file.one("TimeoutStopSec", self.file.one("TimeoutSec", "90")))
-        deadline = time.monotonic() + limit
+        deadline = self._stop_deadline()
         self._run_all("ExecStop", main)
-        main.kill(signal.SIGTERM)
-        if not main.ended.wait(min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)):
+        self._terminate(main, deadline)
+
+    def _stop_deadline(self) -> float:
+        limit = seconds(self.file.one("TimeoutStopSec", self.file.one("TimeoutSec", "90")))
+        return time.monotonic() + limit
+
+    def _terminate(self, process: Process, deadline: float) -> None:
+        process.kill(signal.SIGTERM)
+        left = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+        if not process.ended.wait(left):
             self._say(f"{self.name}: State 'stop-sigterm' timed out. Killing.")
-            main.kill(signal.SIGKILL)
-            main.ended.wait()
+            process.kill(signal.SIGKILL)
+            process.ended.wait()
 
     def _supervise(self) -> None:
         restarts = 0
@@ -257,7 +268,7 @@ class Service:
         description = f"{self.name} - {self.file.one('Description')}"
         self._say(f"Starting {description}...")
         if not self._run_all("ExecStartPre", None) or self._stopping.is_set():
-            return self._failed("exit-code")
+            return self._stopping.is_set() or self._failed("exit-code")
         command = self.file.one("ExecStart")
         main = self.main = self._spawn(command)
         if self._stopping.is_set():
@@ -289,6 +300,10 @@ class Service:
         """Run commands in turn; False when one failed that may not."""
         for command in self.file.all(directive):
             process = self._spawn(command, {"MAINPID": str(main.pid)} if main else {})
+            if directive == "ExecStartPre":
+                self._preparing = process
+                if self._stopping.is_set():  # which `stop` may have set before it could see this
+                    process.kill(signal.SIGTERM)
             process.ended.wait()
             if process.status and not command.startswith("-"):
                 self._say(f"{self.name}: Control process exited, {describe(process.status)}")
