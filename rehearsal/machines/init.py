@@ -279,10 +279,12 @@ class Service:
             main.kill(signal.SIGTERM)
             main.ended.wait()
             return self._failed("exit-code")
-        if not self._stopping.is_set():
-            self._set("active", "running")
-            self._say(f"Started {description}.")
-        self.settled.set()
+        # One that has failed by now never was active: what waits must not see it so for a moment.
+        if not (main.ended.is_set() and main.status):
+            if not self._stopping.is_set():
+                self._set("active", "running")
+                self._say(f"Started {description}.")
+            self.settled.set()
         main.ended.wait()
         clean = main.status == 0 or -main.status in CLEAN_SIGNALS
         if main.status:
@@ -293,6 +295,7 @@ class Service:
 
     def _failed(self, result: str) -> bool:
         self._say(f"{self.name}: Failed with result '{result}'.")
+        self._set("failed", "failed")
         self.settled.set()
         return False
 
