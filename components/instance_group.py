@@ -18,7 +18,14 @@ TARGET_SIZE_POLICIES: Mapping[
 """A group queues for flex-start capacity only in bulk,
 https://docs.cloud.google.com/compute/docs/instance-groups/about-bulk-mode."""
 
-OUTAGE = "The endpoint is DOWN from now until a new machine has loaded the model."
+OUTAGE = (
+    "Machines that are not up to date go first: the endpoint is DOWN from now until a new one has"
+    " loaded the model."
+)
+MOVE = (
+    "The zones change, so the group and its machines go first: the endpoint is DOWN from now until"
+    " a new one has loaded the model."
+)
 
 
 class InstanceGroupArgs(TypedDict):
@@ -60,16 +67,25 @@ class InstanceGroup(pulumi.ComponentResource):
             unhealthy_threshold=4,
             opts=child,
         )
-        announcements: list[pulumi.Resource] = []
-        if args["rollout"] == "replace":
-            # Silent when created; an update comes before the group hears of the new template.
-            announcement = local.Command(
-                f"{name}-outage",
-                update=f"echo '{OUTAGE}'",
-                environment={"REVISION": args["revision"]},
+
+        def announce(role: str, text: str | None, **causes: pulumi.Input[str]) -> local.Command:
+            """Silent when created; an update speaks before the group hears of the change."""
+            return local.Command(
+                f"{name}-{role}",
+                update=f"echo '{text}'" if text else None,
+                environment=causes,
                 opts=child,
             )
-            announcements.append(announcement)
+
+        announcements = [
+            # Always there, so that a change to `replace` with machines out of date speaks, too.
+            announce(
+                "outage",
+                OUTAGE if args["rollout"] == "replace" else None,
+                REVISION=args["revision"],
+            ),
+            announce("move", MOVE, ZONES=",".join(sorted(args["zones"]))),
+        ]
         group = compute.RegionInstanceGroupManager(
             f"{name}-group",
             project=args["project"],
@@ -86,6 +102,9 @@ class InstanceGroup(pulumi.ComponentResource):
                 "health_check": health.id,
                 "initial_delay_sec": args["repair_after_s"],
             },
+            # A machine that is repaired comes back up to date under every rollout: its old template
+            # and the secrets' versions that it names may be gone by now.
+            instance_lifecycle_policy={"force_update_on_repair": "YES"},
             # A stockout would block here until the operation times out.
             wait_for_instances=False,
             # Most GPU quotas have no room for the machines of two groups.

@@ -323,14 +323,46 @@ def test_a_rollout_is_one_that_a_regional_group_accepts(deploy: Deploy, rollout:
     ) == ROLLOUTS[rollout]
 
 
-def test_an_outage_is_announced_before_it_begins(deploy: Deploy) -> None:
-    """With `rollout: replace`, a change is announced before the group hears of it."""
-    deployment = deploy("dev")
-    (announcement,) = (item for item in deployment.of("Command") if "update" in item.inputs)
+@pytest.mark.parametrize("rollout", ROLLOUTS)
+def test_an_outage_is_announced_before_it_begins(deploy: Deploy, rollout: str) -> None:
+    """What takes machines away, old ones first, is announced before the group hears of it."""
+    changes = {"llm-endpoint:rollout": rollout}
+    before = deploy("dev", changes)
+    new_model = deploy("dev", changes | {"llm-endpoint:model": "Qwen/Qwen3-8B"})
+    new_zones = deploy("dev", changes | {"llm-endpoint:zones": '["us-central1-a"]'})
 
-    assert "create" not in announcement.inputs
-    assert "DOWN" in announcement.inputs["update"]
-    assert announcement.urn in deployment.one("RegionInstanceGroupManager").depends_on
+    def announced(after: Deployment) -> list[str]:
+        """What is said on the way from `before` to `after`; nothing of it when created."""
+        group = after.one("RegionInstanceGroupManager")
+        commands = {item.urn: item for item in after.of("Command") if item.urn in group.depends_on}
+        assert not any("create" in item.inputs for item in commands.values())
+        unchanged = [item.inputs for item in before.of("Command")]
+        return [
+            item.inputs["update"]
+            for item in commands.values()
+            if item.inputs not in unchanged and "update" in item.inputs
+        ]
+
+    assert len(announced(new_model)) == (1 if rollout == "replace" else 0)
+    assert any("zones change" in text and "DOWN" in text for text in announced(new_zones))
+    assert not announced(before)
+
+
+def test_machines_out_of_date_are_announced_when_they_begin_to_be_replaced(deploy: Deploy) -> None:
+    """From `manual` to `replace`, what was put off until now happens."""
+    manual = deploy("dev", {"llm-endpoint:rollout": "manual"}).of("Command")
+    replace = deploy("dev", {"llm-endpoint:rollout": "replace"}).of("Command")
+
+    changed = [item for item in replace if item.inputs not in [it.inputs for it in manual]]
+    assert any("DOWN" in item.inputs.get("update", "") for item in changed)
+    assert {item.urn for item in changed} <= {item.urn for item in manual}, "created: silent"
+
+
+def test_a_repaired_machine_does_not_ask_for_what_is_gone(deploy: Deploy) -> None:
+    """Under `manual`, too, it comes back from the newest template, with the newest secrets."""
+    group = deploy("dev", {"llm-endpoint:rollout": "manual"}).one("RegionInstanceGroupManager")
+
+    assert group.inputs["instanceLifecyclePolicy"]["forceUpdateOnRepair"] == "YES"
 
 
 PROVISIONING = {
