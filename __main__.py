@@ -143,6 +143,7 @@ if settings.wait_until_ready:
         ReadinessArgs(
             hostname=tunnel.hostname,
             model=settings.model,
+            api=settings.readiness_api,
             revision=machine.revision if settings.rollout != "manual" else "",
             timeout_minutes=settings.ready_timeout_minutes,
             client_id=access.probe.client_id,

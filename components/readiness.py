@@ -9,6 +9,8 @@ from pulumi_command import local
 class ReadinessArgs(TypedDict):
     hostname: pulumi.Input[str]
     model: str
+    api: str
+    """What to ask of the model: a path below /v1, such as `chat/completions`."""
     revision: pulumi.Input[str]
     """The `system_fingerprint` to wait for; empty to take any answer."""
     timeout_minutes: int
@@ -34,6 +36,7 @@ class Readiness(pulumi.ComponentResource):
             environment={
                 "ENDPOINT_HOSTNAME": args["hostname"],
                 "ENDPOINT_MODEL": args["model"],
+                "ENDPOINT_API": args["api"],
                 "ENDPOINT_REVISION": args["revision"],
                 "READY_TIMEOUT_MINUTES": str(args["timeout_minutes"]),
                 "CF_ACCESS_CLIENT_ID": args["client_id"],

@@ -228,6 +228,10 @@ class Settings(BaseModel):
         Field(ge=5, le=60),
         Rule("5 to 60 minutes; machines that need longer count as broken", 30),
     ]
+    readiness_api: Annotated[
+        Literal["chat/completions", "completions", "embeddings"],
+        Rule("chat/completions, completions or embeddings", "embeddings"),
+    ]
     wait_until_ready: Annotated[bool, Rule("true or false", "true")]
     protect: Annotated[bool, Rule("true or false", "true")]
 

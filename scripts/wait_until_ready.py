@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import requests
 
@@ -19,11 +20,23 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 5.0, 30.0
 ANSWERS_IN_A_ROW = 3
 """While machines of two revisions serve, one right answer may be luck."""
 
+REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
+    "chat/completions": (
+        {"messages": [{"role": "user", "content": "Are you there?"}], "max_tokens": 1},
+        "choices",
+    ),
+    "completions": ({"prompt": "Are you there?", "max_tokens": 1}, "choices"),
+    "embeddings": ({"input": "Are you there?"}, "data"),
+}
+"""Path below /v1 -> a cheap request, and where its answer holds what was asked for."""
+
 PHASES = {
     401: "Access refuses the probe's service token",
     403: "Access or cloudflared refuses the probe: a new token takes a few seconds; "
     "else is the Access application still there?",
-    404: "the path or the model is unknown to what answers",
+    400: "the model does not take such a request: readinessApi must name what it can do",
+    404: "the path or the model is unknown to what answers; "
+    "a model that does not chat needs readinessApi",
     429: "the engine has no room for another request",
     502: "a machine is connected, and its engine does not answer; "
     "or it does not accept Access's signature: check accessTeamName",
@@ -46,21 +59,20 @@ class Question:
     """Expected `system_fingerprint`; empty when any answer will do."""
     client_id: str
     client_secret: str
+    api: str = "chat/completions"
+    """What is asked of the model: a key of REQUESTS."""
 
     def ask(self) -> str | None:
         """One request; None when the answer is right, else what is seen instead."""
+        request, _ = REQUESTS[self.api]
         try:
             response = requests.post(
-                f"https://{self.hostname}/v1/chat/completions",
+                f"https://{self.hostname}/v1/{self.api}",
                 headers={
                     "CF-Access-Client-Id": self.client_id,
                     "CF-Access-Client-Secret": self.client_secret,
                 },
-                json={
-                    "model": self.model,
-                    "messages": [{"role": "user", "content": "Are you there?"}],
-                    "max_tokens": 1,
-                },
+                json={"model": self.model} | request,
                 timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
                 allow_redirects=False,
             )
@@ -73,14 +85,17 @@ class Question:
 
     def judge(self, response: requests.Response) -> str | None:
         """What is wrong with an answer that came with status 200."""
+        _, answer = REQUESTS[self.api]
         try:
             body = response.json()
-            choices, fingerprint = body["choices"], body.get("system_fingerprint")
+            given, fingerprint = body[answer], body.get("system_fingerprint")
         except (ValueError, KeyError, TypeError, AttributeError):
-            return "HTTP 200, but it is no chat completion: something else answers on this name"
-        if not choices:
-            return "HTTP 200, but without a choice"
-        if self.revision and fingerprint != self.revision:
+            return f"HTTP 200, but it is no answer of /v1/{self.api}: something else has this name"
+        if not given:
+            return f"HTTP 200, but its {answer} are empty"
+        # Only completions carry a fingerprint: any machine's embedding will do.
+        knows = self.api == "chat/completions" or fingerprint
+        if self.revision and knows and fingerprint != self.revision:
             return f"a machine of another revision ({fingerprint}) still answers"
         return None
 
@@ -147,6 +162,7 @@ def main() -> int:
         revision=env["ENDPOINT_REVISION"],
         client_id=env["CF_ACCESS_CLIENT_ID"],
         client_secret=env["CF_ACCESS_CLIENT_SECRET"],
+        api=env["ENDPOINT_API"],
     )
     minutes = float(env["READY_TIMEOUT_MINUTES"])
     seen = "nothing"

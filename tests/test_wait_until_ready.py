@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import requests
 
+from components.settings import Settings
 from scripts import wait_until_ready
 from scripts.wait_until_ready import ANSWERS_IN_A_ROW, REPEAT_SECONDS, Question
 
@@ -201,6 +203,7 @@ def test_it_stops_when_the_time_is_up(
     for name, value in {
         "ENDPOINT_HOSTNAME": "llm.example.com",
         "ENDPOINT_MODEL": "org/model",
+        "ENDPOINT_API": "chat/completions",
         "ENDPOINT_REVISION": "abc123",
         "CF_ACCESS_CLIENT_ID": "an-id.access",
         "CF_ACCESS_CLIENT_SECRET": "a-client-secret",
@@ -218,3 +221,35 @@ def test_it_stops_when_the_time_is_up(
     assert "530 or 502 for long?" in err
     assert "list-errors llm-dev-group-1a2b3c4 --project=a-project --region=us-central1" in err
     assert "a-client-secret" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("api", "body"),
+    [
+        ("completions", {"choices": [{"text": " Yes"}], "system_fingerprint": "abc123"}),
+        ("embeddings", {"data": [{"embedding": [0.1, 0.2]}]}),
+    ],
+)
+def test_a_model_that_does_not_chat_is_asked_what_it_can_do(
+    endpoint: Endpoint, api: str, body: dict[str, Any]
+) -> None:
+    """Its own path, a request that it takes, and an answer that has something in it."""
+    question = replace(QUESTION, api=api)
+    endpoint.body = body
+
+    assert question.ask() is None
+    ((path, _, request),) = endpoint.asked
+    assert path == f"/v1/{api}"
+    assert request["model"] == "org/model"
+    assert "messages" not in request
+    endpoint.body = {key: [] for key in body}
+    assert question.ask() is not None
+    endpoint.body = body | {"system_fingerprint": "of-another"}
+    assert "another revision" in str(question.ask())
+
+
+def test_every_answer_that_a_stack_may_wait_for_can_be_asked_for() -> None:
+    """The settings and the probe know the same ones."""
+    annotation = Settings.model_fields["readiness_api"].annotation
+
+    assert set(get_args(annotation)) == set(wait_until_ready.REQUESTS)
