@@ -78,3 +78,26 @@ def regions(gpu: str | None = None) -> tuple[str, ...]:
     """Every region where Google has this GPU, or any."""
     rows = (row for row in _rows("zones.csv") if gpu in (None, row["gpu"]))
     return tuple(dict.fromkeys(row["zone"].rpartition("-")[0] for row in rows))
+
+
+@dataclass(frozen=True)
+class CloudRunGpu:
+    """What Cloud Run asks of an instance with such a GPU, at least."""
+
+    cpus: int
+    memory_gib: int
+
+
+@cache
+def cloud_run_gpus() -> dict[str, CloudRunGpu]:
+    """The GPUs that Cloud Run has."""
+    return {
+        "nvidia-l4": CloudRunGpu(cpus=4, memory_gib=16),
+        "nvidia-rtx-pro-6000": CloudRunGpu(cpus=20, memory_gib=80),
+    }
+
+
+@cache
+def cloud_run_regions(gpu: str) -> tuple[str, ...]:
+    """The regions where Cloud Run has this GPU."""
+    return tuple(row["region"] for row in _rows("cloud_run_gpus.csv") if row["gpu"] == gpu)

@@ -15,6 +15,8 @@ NOT_YOURS = {
     "--revision": "set llm-endpoint:modelRevision",
     "--max-model-len": "set llm-endpoint:maxModelLen",
     "--gpu-memory-utilization": "set llm-endpoint:gpuMemoryUtilization",
+    "--load-format": "set llm-endpoint:weights",
+    "--model-loader-extra-config": "set llm-endpoint:weights",
     "--tensor-parallel-size": "set llm-endpoint:gpuCount",
     "--hf-token": "pulumi config set --secret llm-endpoint:huggingFaceToken",
     "--api-key": "leave it out: Access knows the caller, and metadata would show the key",

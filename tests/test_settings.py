@@ -11,7 +11,7 @@ import pytest
 from components.problem import HIDDEN, key
 from components.settings import SECRETS, Settings
 from components.stack_rules import RULES
-from tests.stack_config import API_TOKEN, SECRET_KEYS, configuration, declared
+from tests.stack_config import API_TOKEN, SECRET_KEYS, STACKS, configuration, declared
 
 T4 = {"llm-endpoint:gpu": "nvidia-tesla-t4"}
 H100 = {"llm-endpoint:gpu": "nvidia-h100-80gb"}
@@ -32,7 +32,7 @@ def refusal(changes: dict[str, str], secret: frozenset[str] = SECRET_KEYS) -> st
     return str(refused.value)
 
 
-@pytest.mark.parametrize("stack", ["dev", "prod"])
+@pytest.mark.parametrize("stack", STACKS)
 def test_the_committed_stacks_are_complete(stack: str) -> None:
     """Pulumi.dev.yaml and Pulumi.prod.yaml work as they are, with one secret."""
     settings = parse({}, stack)
@@ -227,9 +227,14 @@ for share in ("1.5", "0", "90", "nan", "most"):
         "0.1 to 1",
         set_to("gpuMemoryUtilization", 0.92),
     )
+wrong(
+    "engine too old",
+    {"llm-endpoint:engineVersion": "0.11.0"},
+    "vllm 0.32.0 or newer",
+    set_to("engineVersion", "0.33.0"),
+)
 for version in (
     "latest",
-    "0.11.0",
     "v0.33.0",
     "0.33",
     "sha256:abc",
@@ -240,7 +245,7 @@ for version in (
     wrong(
         f"engine {version}",
         {"llm-endpoint:engineVersion": version},
-        "0.32.0 or newer",
+        "a version of the engine",
         set_to("engineVersion", "0.33.0"),
     )
 wrong(
