@@ -99,6 +99,7 @@ if settings.wait_until_ready:
             "timeout_minutes": settings.ready_timeout_minutes,
             "client_id": access.probe.client_id,
             "client_secret": access.probe.client_secret,
+            "platform": settings.platform,
             "place": place,
             "group": server.group,
         },

@@ -15,7 +15,9 @@ SERVICES = (
     "iap",  # SSH
     "logging",
     "monitoring",
+    "run",  # the job that fetches the weights, and the platform cloud-run
     "secretmanager",
+    "storage",
 )
 """What a stack calls; `compute` is compute.googleapis.com."""
 

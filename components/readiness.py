@@ -18,6 +18,7 @@ class ReadinessArgs(TypedDict):
     timeout_minutes: int
     client_id: pulumi.Input[str]
     client_secret: pulumi.Input[str]
+    platform: str
     place: Place
     group: pulumi.Input[str]
     """Where to look if it does not answer in time."""
@@ -43,6 +44,7 @@ class Readiness(pulumi.ComponentResource):
                 "READY_TIMEOUT_MINUTES": str(args["timeout_minutes"]),
                 "CF_ACCESS_CLIENT_ID": args["client_id"],
                 "CF_ACCESS_CLIENT_SECRET": pulumi.Output.secret(args["client_secret"]),
+                "PLATFORM": args["platform"],
                 "GOOGLE_PROJECT": place.project,
                 "GOOGLE_REGION": place.region,
                 "INSTANCE_GROUP": args["group"],

@@ -460,7 +460,7 @@ def _wrong_values(setting: str, error: ValidationError) -> Iterator[Problem]:
         fix = command(setting, rule.example, int(index or 0) if listed else None)
         yield Problem(
             key(setting) if index is None else f"{key(setting)}[{index}]",
-            HIDDEN if setting == "engine_args" else value,
+            HIDDEN if setting in ("engine_args", "engine_env") else value,
             rule.expected,
             rule.remedy or f"such as: {fix}",
         )

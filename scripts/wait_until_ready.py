@@ -41,8 +41,8 @@ PHASES = {
     502: "a machine is connected, and its engine does not answer; "
     "or it does not accept Access's signature: check accessTeamName",
     503: "the engine is up, and loads the model",
-    504: "the engine accepts the request, and does not answer",
-    524: "the engine accepts the request, and does not answer",
+    504: "the request is accepted, and not answered yet: the engine is busy, or wakes up",
+    524: "the request is accepted, and not answered yet: the engine is busy, or wakes up",
     530: "no machine is connected yet: "
     "it is being created, boots, pulls its image or loads the model (error 1033)",
 }
@@ -138,14 +138,22 @@ def wait(
         sleep(POLL_SECONDS)
 
 
-def advice(project: str, region: str, group: str) -> str:
+def advice(platform: str, project: str, region: str, group: str) -> str:
     """Where to look when it did not answer in time."""
     where = f"--project={project} --region={region}"
+    look = "gcloud compute instance-groups managed"
+    if platform == "cloud-run":
+        return f"""Where to look next:
+  530 for long? the connector: {look} list-instances {group} {where}
+  502, 503, 524?  the service: gcloud run services list {where}
+                its log has the engine's own words: pulumi stack output logsUrl
+  more time:    pulumi config set readyTimeoutMinutes 60
+`pulumi up` asks again; nothing that was created is lost."""
     return f"""Where to look next:
-  no machine?   gcloud compute instance-groups managed list-errors {group} {where}
+  no machine?   {look} list-errors {group} {where}
                 (ZONE_RESOURCE_POOL_EXHAUSTED: no GPU to be had, set other zones or provisioning;
                  QUOTA_EXCEEDED: ask Google for quota)
-  its state:    gcloud compute instance-groups managed list-instances {group} {where}
+  its state:    {look} list-instances {group} {where}
   its log:      pulumi stack output logsUrl
   530 or 502 for long?  the engine's own words are in the log: model too big, no access to the model
                 (Hugging Face token), wrong accessTeamName
@@ -172,7 +180,9 @@ def main() -> int:
             return 0
     print(
         f"{question.hostname} was not ready after {minutes:g} minutes. Seen last: {seen}\n"
-        + advice(env["GOOGLE_PROJECT"], env["GOOGLE_REGION"], env["INSTANCE_GROUP"]),
+        + advice(
+            env["PLATFORM"], env["GOOGLE_PROJECT"], env["GOOGLE_REGION"], env["INSTANCE_GROUP"]
+        ),
         file=sys.stderr,
     )
     return 1

@@ -73,9 +73,9 @@ class Deployment:
         assert found, f"the stack declares no {type}"
         return found
 
-    def one(self, type: str) -> Declared:
-        """The only resource of a type."""
-        (only,) = self.of(type)
+    def one(self, type: str, package: str = "") -> Declared:
+        """The only resource of a type, in a module whose name has `package` in it."""
+        (only,) = (item for item in self.of(type) if package in item.type)
         return only
 
     def all_before(self, resource: Declared) -> dict[str, Declared]:

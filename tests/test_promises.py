@@ -559,3 +559,59 @@ def test_outputs_are_a_contract(deploy: Deploy) -> None:
     assert outputs["baseUrl"] == "https://llm-dev.example.com/v1"
     assert outputs["model"] == "Qwen/Qwen3-4B"
     assert outputs["contextLength"] == 8192
+
+
+# --- the platform cloud-run ---------------------------------------------------------------------
+
+
+def test_a_gpu_service_has_no_public_way_in(deploy: Deploy) -> None:
+    """Only this project's own networks reach it, and no subnet of the stack holds it back."""
+    service = deploy("cloud-run").one("Service", package="cloudrunv2").inputs
+
+    assert service["ingress"] == "INGRESS_TRAFFIC_INTERNAL_ONLY"
+    assert "vpcAccess" not in service["template"]
+
+
+def test_the_connector_leads_to_the_service_and_runs_nothing_else(deploy: Deploy) -> None:
+    """It has no GPU and no address; the tunnel sends the name that Google's front end knows."""
+    deployment = deploy("cloud-run")
+    template = deployment.one("RegionInstanceTemplate").inputs
+    (*rules, _) = deployment.one("ZeroTrustTunnelCloudflaredConfig").inputs["config"]["ingresses"]
+
+    assert template["machineType"] == "e2-micro"
+    assert "guestAccelerators" not in template
+    assert not any(key.startswith("engine-") for key in template["metadata"])
+    assert not any("accessConfigs" in nic for nic in template["networkInterfaces"])
+    for rule in rules:
+        assert rule["service"] == "https://" + rule["originRequest"]["httpHostHeader"]
+        assert rule["originRequest"]["access"]["required"]
+
+
+def test_a_gpu_instance_is_what_cloud_run_demands(deploy: Deploy) -> None:
+    """CPU and memory for the GPU, billed by the instance, minimum and maximum spelt out."""
+    template = deploy("cloud-run").one("Service", package="cloudrunv2").inputs["template"]
+    (container,) = template["containers"]
+
+    assert container["resources"]["limits"] == {"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "1"}
+    assert container["resources"]["cpuIdle"] is False
+    assert template["gpuZonalRedundancyDisabled"] is True
+    assert template["scaling"] == {"minInstanceCount": 0, "maxInstanceCount": 1}
+    assert template["executionEnvironment"] == "EXECUTION_ENVIRONMENT_GEN2"
+    probe = container["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 1800
+    assert probe["timeoutSeconds"] < probe["periodSeconds"]
+
+
+def test_a_protected_service_refuses_to_be_deleted(deploy: Deploy) -> None:
+    """Google's own protection is on only where the stack asks for it: else destroy would fail."""
+    on = deploy("cloud-run", {"llm-endpoint:protect": "true"})
+
+    assert on.one("Service", package="cloudrunv2").inputs["deletionProtection"] is True
+    off = deploy("cloud-run").one("Service", package="cloudrunv2").inputs
+    assert off["deletionProtection"] is False
+    assert deploy("cloud-run").one("Job").inputs["deletionProtection"] is False
+
+
+def test_both_platforms_hand_on_the_same_outputs(deploy: Deploy) -> None:
+    """Who consumes an endpoint need not know what it runs on."""
+    assert deploy("cloud-run").outputs.keys() == deploy("dev").outputs.keys()

@@ -8,9 +8,10 @@ from contextvars import copy_context
 import pulumi
 import pytest
 
+from components import engine
 from components.problem import HIDDEN, key
 from components.settings import SECRETS, Settings
-from components.stack_rules import RULES
+from components.stack_rules import PLATFORM_RULES, RULES
 from tests.stack_config import API_TOKEN, SECRET_KEYS, STACKS, configuration, declared
 
 T4 = {"llm-endpoint:gpu": "nvidia-tesla-t4"}
@@ -34,11 +35,16 @@ def refusal(changes: dict[str, str], secret: frozenset[str] = SECRET_KEYS) -> st
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_the_committed_stacks_are_complete(stack: str) -> None:
-    """Pulumi.dev.yaml and Pulumi.prod.yaml work as they are, with one secret."""
+    """Each works as it is, with one secret."""
+    assert parse({}, stack).hostname.endswith(".example.com")
+
+
+@pytest.mark.parametrize("stack", ["dev", "prod"])
+def test_what_a_stack_leaves_open_comes_from_the_catalogue(stack: str) -> None:
+    """The usual machine for the GPU, and every zone of the region that has it."""
     settings = parse({}, stack)
 
-    assert settings.hostname.endswith(".example.com")
-    assert settings.machine.machine_type == settings.machine_type
+    assert settings.machine_type == "g2-standard-8"
     assert settings.zones == ("us-central1-a", "us-central1-b", "us-central1-c")
 
 
@@ -52,7 +58,9 @@ def test_the_manual_page_and_the_model_name_the_same_keys() -> None:
 
 def test_rules_compare_settings_that_exist() -> None:
     """A rule that names no setting would never be asked."""
-    for rule in RULES:
+    of_platforms = [rule for rules in PLATFORM_RULES.values() for rule in rules]
+    of_engines = [rule for name in engine.names() for rule in engine.engine(name).RULES]
+    for rule in (*RULES, *of_platforms, *of_engines):
         assert inspect.signature(rule).parameters.keys() <= Settings.model_fields.keys()
 
 
@@ -227,6 +235,73 @@ for share in ("1.5", "0", "90", "nan", "most"):
         "0.1 to 1",
         set_to("gpuMemoryUtilization", 0.92),
     )
+CLOUD_RUN = {"llm-endpoint:platform": "cloud-run", "gcp:region": "europe-west4"}
+wrong(
+    "GPU that Cloud Run lacks",
+    {"llm-endpoint:gpu": "nvidia-tesla-t4"} | CLOUD_RUN,
+    "nvidia-l4, nvidia-rtx-pro-6000",
+    set_to("gpu", "nvidia-l4"),
+)
+wrong(
+    "two GPUs on Cloud Run",
+    {"llm-endpoint:gpuCount": "2"} | CLOUD_RUN,
+    "2",
+    "1 on Cloud Run",
+    set_to("gpuCount", 1),
+)
+wrong(
+    "region without Cloud Run GPUs",
+    {"gcp:region": "us-west1", "llm-endpoint:platform": "cloud-run"},
+    "europe-west4",
+    "pulumi config set gcp:region",
+)
+wrong(
+    "instance too small for its GPU",
+    {"llm-endpoint:cpus": "2"} | CLOUD_RUN,
+    "2",
+    "4 or more with nvidia-l4",
+    set_to("cpus", 4),
+)
+wrong(
+    "too little memory for the GPU",
+    {"llm-endpoint:memoryGib": "40", "llm-endpoint:gpu": "nvidia-rtx-pro-6000"} | CLOUD_RUN,
+    "40",
+    "80 or more with nvidia-rtx-pro-6000",
+    set_to("memoryGib", 80),
+)
+wrong(
+    "more instances at least than at most",
+    {"llm-endpoint:minInstances": "2"} | CLOUD_RUN,
+    "2",
+    "at most llm-endpoint:maxInstances, which is 1",
+    set_to("maxInstances", 2),
+)
+wrong(
+    "engine that there is not",
+    {"llm-endpoint:engine": "tgi"},
+    "vllm",
+    set_to("engine", "vllm"),
+)
+wrong(
+    "weights from nowhere",
+    {"llm-endpoint:weights": "disk"},
+    "bucket, image or hub",
+    set_to("weights", "bucket"),
+)
+wrong(
+    "environment without a name",
+    {"llm-endpoint:engineEnv": '["=1"]'},
+    HIDDEN,
+    "NAME=VALUE",
+    "pulumi config set",
+)
+wrong(
+    "environment with a name twice",
+    {"llm-endpoint:engineEnv": '["A=1", "A=2"]'},
+    HIDDEN,
+    "each name once",
+    "pulumi config set",
+)
 wrong(
     "engine too old",
     {"llm-endpoint:engineVersion": "0.11.0"},

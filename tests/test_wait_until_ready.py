@@ -208,6 +208,7 @@ def test_it_stops_when_the_time_is_up(
         "CF_ACCESS_CLIENT_ID": "an-id.access",
         "CF_ACCESS_CLIENT_SECRET": "a-client-secret",
         "READY_TIMEOUT_MINUTES": "0",
+        "PLATFORM": "vm",
         "GOOGLE_PROJECT": "a-project",
         "GOOGLE_REGION": "us-central1",
         "INSTANCE_GROUP": "llm-dev-group-1a2b3c4",
