@@ -28,7 +28,7 @@ engine = engine_named(settings.engine)
 domain = settings.domain
 token = configured_secret("huggingFaceToken")
 
-apis = GoogleApis(name, {"project": settings.project})
+apis = GoogleApis(name, {"project": settings.project, "build": settings.weights == "image"})
 place = Place(apis.project, settings.region, labels={"llm-endpoint-stack": settings.stack})
 identity = MachineIdentity(name, {"place": place})
 network = PrivateNetwork(name, {"place": place})
@@ -51,8 +51,11 @@ weights = ModelWeights(
     {
         "place": place,
         "source": settings.model_source,
+        "engine": settings.engine,
+        "base_image": engine.base_image(settings),
         "token": token,
         "registry": registry.url,
+        "registry_id": registry.id,
         "reader": identity.member,
         "protect": settings.protect,
     },

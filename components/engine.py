@@ -72,6 +72,10 @@ class Engine(Protocol):
     RULES: Sequence[Callable[..., Iterator[Problem]]]
     """What must hold between a stack's settings, as in components/stack_rules.py."""
 
+    def base_image(self, settings: "Settings") -> str:
+        """The engine's own image, pinned, as Docker Hub names it."""
+        ...
+
     def container(
         self, settings: "Settings", registry: str, weights: str, revision: str, *, token: bool
     ) -> EngineContainer:

@@ -24,6 +24,8 @@ SERVICES = (
 
 class GoogleApisArgs(TypedDict):
     project: str
+    build: bool
+    """Whether images are built."""
 
 
 class GoogleApis(pulumi.ComponentResource):
@@ -46,7 +48,7 @@ class GoogleApis(pulumi.ComponentResource):
                 disable_on_destroy=False,
                 opts=child,
             )
-            for service in SERVICES
+            for service in (*SERVICES, *(["cloudbuild"] if args["build"] else []))
         ]
 
         self.project = after(args["project"], *services)

@@ -23,6 +23,8 @@ class ImageRegistry(pulumi.ComponentResource):
 
     url: pulumi.Output[str]
     """What to write before a Docker Hub name such as `vllm/vllm-openai`, once it can be pulled."""
+    id: pulumi.Output[str]
+    """The repository, as its roles are granted."""
 
     def __init__(
         self, name: str, args: ImageRegistryArgs, opts: pulumi.ResourceOptions | None = None
@@ -66,4 +68,5 @@ class ImageRegistry(pulumi.ComponentResource):
         )
 
         self.url = after(repository.registry_uri, reader)
-        self.register_outputs({"url": self.url})
+        self.id = repository.repository_id
+        self.register_outputs({"url": self.url, "id": self.id})

@@ -22,7 +22,7 @@ DOWNLOAD_TIMEOUT_S = 6 * 3600
 """The largest models have 1.5 TB; at 100 MB/s that takes four hours and a bit."""
 
 
-class StagingArgs(TypedDict):
+class ModelBucketArgs(TypedDict):
     place: Place
     source: ModelSource
     stager: pulumi.Input[str]
@@ -47,7 +47,7 @@ class ModelBucket(pulumi.ComponentResource):
     """`gs://BUCKET`, once every file in it is there and verified."""
 
     def __init__(
-        self, name: str, args: StagingArgs, opts: pulumi.ResourceOptions | None = None
+        self, name: str, args: ModelBucketArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("llm-endpoint:index:ModelBucket", name, {}, opts)
         place, source = args["place"], args["source"]
@@ -118,7 +118,7 @@ def digest(*parts: str) -> str:
 
 
 def download(
-    args: StagingArgs, environment: Mapping[str, pulumi.Input[str]]
+    args: ModelBucketArgs, environment: Mapping[str, pulumi.Input[str]]
 ) -> cloudrunv2.JobTemplateTemplateArgsDict:
     """The job's only task, which may be run again at any time: it goes on where it stopped."""
     mounts: list[cloudrunv2.JobTemplateTemplateContainerVolumeMountArgsDict] = []

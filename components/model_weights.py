@@ -5,7 +5,8 @@ from typing import TypedDict
 import pulumi
 from pulumi_gcp import serviceaccount
 
-from components.model_bucket import ModelBucket, StagingArgs
+from components.model_bucket import ModelBucket
+from components.model_image import ModelImage
 from components.model_source import ModelSource
 from components.place import Place
 from components.stored_secret import StoredSecret
@@ -14,9 +15,15 @@ from components.stored_secret import StoredSecret
 class ModelWeightsArgs(TypedDict):
     place: Place
     source: ModelSource
+    engine: str
+    base_image: str
+    """The engine's own, as Docker Hub names it."""
     token: pulumi.Input[str] | None
     """The hub's token, for a gated or private model. Must be marked secret."""
     registry: pulumi.Input[str]
+    """What to write before the name of an image of Docker Hub's."""
+    registry_id: pulumi.Input[str]
+    """The same repository, as its roles are granted."""
     reader: pulumi.Input[str]
     """The IAM member that serves the model."""
     protect: bool
@@ -58,18 +65,40 @@ class ModelWeights(pulumi.ComponentResource):
                 opts=child,
             ).version
 
-        if stager is None:
-            self.location, self.token_version = pulumi.Output.from_input(""), version
-        else:
-            staging = StagingArgs(
-                place=place,
-                source=source,
-                stager=stager.email,
-                token=token,
-                token_version=version,
-                registry=args["registry"],
-                reader=args["reader"],
-            )
-            self.location = ModelBucket(name, staging, opts=child).weights
-            self.token_version = None
+        self.token_version = version if stager is None else None
+        match source.weights, stager:
+            case "bucket", serviceaccount.Account():
+                self.location = ModelBucket(
+                    name,
+                    {
+                        "place": place,
+                        "source": source,
+                        "stager": stager.email,
+                        "token": token,
+                        "token_version": version,
+                        "registry": args["registry"],
+                        "reader": args["reader"],
+                    },
+                    opts=child,
+                ).weights
+            case "image", serviceaccount.Account():
+                self.location = ModelImage(
+                    name,
+                    {
+                        "place": place,
+                        "source": source,
+                        "engine": args["engine"],
+                        "base_image": pulumi.Output.concat(
+                            args["registry"], "/", args["base_image"]
+                        ),
+                        "base_repository": args["registry_id"],
+                        "stager": stager.email,
+                        "token": token,
+                        "token_version": version,
+                        "reader": args["reader"],
+                    },
+                    opts=child,
+                ).image
+            case _:
+                self.location = pulumi.Output.from_input("")
         self.register_outputs({"location": self.location, "token_version": self.token_version})

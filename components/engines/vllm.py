@@ -58,6 +58,11 @@ CONCURRENCY = 256
 """Sequences that vLLM computes at once where --max-num-seqs says nothing; more wait in it."""
 
 
+def base_image(settings: "Settings") -> str:
+    """vLLM's image at the stack's version or digest."""
+    return pinned_image("vllm/vllm-openai", settings.image_version, prefix="v")
+
+
 def container(
     settings: "Settings", registry: str, weights: str, revision: str, *, token: bool
 ) -> EngineContainer:
@@ -66,9 +71,7 @@ def container(
     Clients see `revision` as `system_fingerprint`.
     """
     return EngineContainer(
-        image=weights
-        if settings.weights == "image"
-        else pinned_image(f"{registry}/vllm/vllm-openai", settings.image_version, prefix="v"),
+        image=weights if settings.weights == "image" else f"{registry}/{base_image(settings)}",
         args=arguments(settings, weights, revision),
         env=environment(settings, token=token),
         port=PORT,
