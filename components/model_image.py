@@ -6,16 +6,13 @@ import pulumi
 from pulumi_command import local
 from pulumi_gcp import artifactregistry, projects
 
+from components.model_bucket import digest
 from components.model_source import ModelSource
 from components.ordering import after
 from components.place import Place
 from components.scripts import script
 
-BUILD_FILES = (
-    "model-image/build.sh",
-    "model-image/vllm.Dockerfile",
-    "model-image/ollama.Dockerfile",
-)
+BUILD_FILES = ("build.sh", "vllm.Dockerfile", "ollama.Dockerfile")
 """What a build is made of, besides what the stack says: a change builds again."""
 
 
@@ -116,7 +113,7 @@ class ModelImage(pulumi.ComponentResource):
                 "TOKEN_SECRET": args["token_version"] or "",
             }
             | ({"HF_TOKEN": args["token"]} if args["token"] is not None else {}),
-            triggers=[script(file) for file in BUILD_FILES],
+            triggers=[digest(*(script(f"model-image/{file}") for file in BUILD_FILES))],
             opts=child,
         )
 
