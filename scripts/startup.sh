@@ -205,10 +205,10 @@ bucket() {
 }
 
 weights() {
-  if [[ $(cat "$WEIGHTS/.bucket" 2>/dev/null) != "$1" ]]; then # of another model
+  if [[ $(cat "$WEIGHTS.bucket" 2>/dev/null) != "$1" ]]; then # of another model
     rm --recursive --force "$WEIGHTS"
     mkdir --parents "$WEIGHTS"
-    printf '%s' "$1" >"$WEIGHTS/.bucket"
+    printf '%s' "$1" >"$WEIGHTS.bucket"
   fi
   retry bucket "$1" || die "the weights could not be copied from gs://$1: this machine's service" \
     "account needs roles/storage.objectViewer on it"
