@@ -367,7 +367,7 @@ def test_staged_weights_lie_where_the_engine_looks(guest: Guest) -> None:
 
 
 def test_a_machine_without_an_engine_only_connects_the_tunnel(guest: Guest) -> None:
-    """It waits for nothing, needs no GPU, and tells Google's health checks whether it is connected."""
+    """It waits for nothing, needs no GPU, and tells Google's health checks whether it leads on."""
     engine = [key for key in guest.cloud.metadata if key.startswith(("engine-", "hugging-"))]
     for key in engine:
         del guest.cloud.metadata[key]
