@@ -29,6 +29,10 @@ FIGURES: dict[str, Figure] = {
     "vLLM start": Figure(25, "U: imports, CUDA context, until the weights begin to come"),
     "weights download, 1 GB": Figure(5, "U: 200 MB/s from the hub through Cloud NAT"),
     "weights load, 1 GB": Figure(1, "U: 1 GB/s from a balanced disk's page cache to the GPU"),
+    "weights stream, 1 GB": Figure(
+        1,
+        "U: 1 GB/s from a bucket in the region; Google's post on the Run:ai streamer has no figure",
+    ),
     "torch.compile": Figure(45, "U: with an empty compile cache, which a new machine has"),
     "CUDA graphs": Figure(20, "U: capture, and the warm-up before it"),
     # What the provider plugins wait for

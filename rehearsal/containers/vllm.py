@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 import requests
 
 from components.vllm_flags import parse
-from rehearsal import figures, timeline
+from rehearsal import figures, hub, timeline
+from rehearsal.containers import vllm_weights
 from rehearsal.containers.vllm_server import Serving, serve
 
 VERSION = "0.33.0"
@@ -82,6 +83,7 @@ class Options:
     enforce_eager: bool
     shutdown_timeout: int
     sse_keep_alive_interval: int
+    load_format: str
     served_names: tuple[str, ...]
     fingerprint: str | None
 
@@ -122,6 +124,7 @@ def options(arguments: list[str]) -> Options:
             enforce_eager="--enforce-eager" in values,
             shutdown_timeout=one("--shutdown-timeout", 0),
             sse_keep_alive_interval=one("--sse-keep-alive-interval", 0),
+            load_format=one("--load-format", "auto"),
             served_names=tuple(values.get("--served-model-name", [model])),
             fingerprint=fingerprints[mode],
         )
@@ -191,27 +194,53 @@ class Model:
 
 
 def find_model(options: Options) -> Model:
+    """Look for the model where the options say. Raises StartError as vLLM does without it."""
+    streamed = options.model.startswith("gs://")
+    try:
+        if streamed and options.load_format != "runai_streamer":
+            raise vllm_weights.NotThereError(INVALID_MODEL.format(model=options.model))
+        if streamed:
+            vllm_weights.in_bucket(options.model)
+        elif vllm_weights.offline():
+            vllm_weights.in_cache(options.model, hub_home())
+        else:
+            return ask_hub(options)
+    except vllm_weights.NotThereError as error:
+        raise StartError(str(error)) from error
+    # The bytes that lie there are few; how many they stand for goes by the model's name.
+    known = hub.model(options.served_names[0])
+    if known is None:
+        raise StartError(INVALID_MODEL.format(model=options.served_names[0]))
+    return Model(
+        weights_gib=known.billions * known.bytes_per_weight * 1e9 / GIB,
+        heads=known.heads,
+        kv_bytes_per_token=2 * 2 * known.layers * known.kv_heads * known.head_dim,
+        context=known.context,
+    )
+
+
+def ask_hub(options: Options) -> Model:
     """Ask the hub for the model. Raises StartError as vLLM does when it cannot be had."""
-    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    url = f"{hub}/{options.model}/resolve/{options.revision}/config.json"
+    site = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    url = f"{site}/{options.model}/resolve/{options.revision}/config.json"
     headers = {"Authorization": f"Bearer {token}"} if (token := hub_token()) else {}
     try:
         answer = requests.get(url, headers=headers, timeout=10)
-        about = requests.get(f"{hub}/api/models/{options.model}", headers=headers, timeout=10)
+        about = requests.get(f"{site}/api/models/{options.model}", headers=headers, timeout=10)
     except requests.RequestException as error:
         cause = (
-            f"We couldn't connect to '{hub}' to load the files, and couldn't find them in the"
-            f" cached files.\n({type(error).__name__}: {urlsplit(hub).hostname})"
+            f"We couldn't connect to '{site}' to load the files, and couldn't find them in the"
+            f" cached files.\n({type(error).__name__}: {urlsplit(site).hostname})"
         )
         raise StartError(f"{cause}\n{INVALID_MODEL.format(model=options.model)}") from error
     if answer.status_code != 200:
         told = answer.headers.get("X-Error-Message", answer.reason)
         cause = (
             f"You are trying to access a gated repo.\nMake sure to have access to it at"
-            f" {hub}/{options.model}."
+            f" {site}/{options.model}."
             if answer.headers.get("X-Error-Code") == "GatedRepo"
             else f"{options.model} is not a local folder and is not a valid model identifier"
-            f" listed on '{hub}/models'\nIf this is a private repository, make sure to pass a token"
+            f" listed on '{site}/models'\nIf this is a private repository, make sure to pass a token"
             " having permission to this repo."
         )
         raise StartError(
@@ -358,7 +387,8 @@ def load(options: Options, machine: Machine, model: Model) -> None:
     """Let the time pass that downloading and loading take in life."""
     gb = model.weights_gib * GIB / 1e9
     cached = hub_home() / "hub" / f"models--{options.model.replace('/', '--')}" / "refs"
-    download = 0.0 if (cached / options.revision).exists() else gb
+    staged = options.model.startswith("gs://") or vllm_weights.offline()
+    download = 0.0 if staged or (cached / options.revision).exists() else gb
     log(f"Starting to load model {options.model}...", process="EngineCore")
     took = take(machine, "weights download", download * figures.seconds("weights download, 1 GB"))
     if download:
@@ -370,7 +400,8 @@ def load(options: Options, machine: Machine, model: Model) -> None:
         cached.mkdir(parents=True, exist_ok=True)
         (cached / options.revision).touch()
     share = gb / options.tensor_parallel_size
-    took = take(machine, "weights load", share * figures.seconds("weights load, 1 GB"))
+    way = "weights stream" if options.model.startswith("gs://") else "weights load"
+    took = take(machine, way, share * figures.seconds(f"{way}, 1 GB"))
     log(
         f"Model loading took {share * 1e9 / GIB:.2f} GiB memory and {took:.6f} seconds",
         process="EngineCore",
