@@ -240,8 +240,8 @@ def ask_hub(options: Options) -> Model:
             f" {site}/{options.model}."
             if answer.headers.get("X-Error-Code") == "GatedRepo"
             else f"{options.model} is not a local folder and is not a valid model identifier"
-            f" listed on '{site}/models'\nIf this is a private repository, make sure to pass a token"
-            " having permission to this repo."
+            f" listed on '{site}/models'\nIf this is a private repository, make sure to pass a"
+            " token having permission to this repo."
         )
         raise StartError(
             f"{cause}\n{answer.status_code} Client Error. {told}\n"
