@@ -74,7 +74,7 @@ def test_staged_weights_are_streamed_from_their_bucket() -> None:
     assert engine.args[0] == "gs://weights"
     assert flags(engine)["--load-format"] == "runai_streamer"
     assert flags(engine)["--served-model-name"] == "Qwen/Qwen3-4B"
-    assert flags(engine)["--model-loader-extra-config"] == '{"distributed":true}'
+    assert flags(engine)["--model-loader-extra-config"] == {"distributed": True}
     assert "--model-loader-extra-config" not in flags(container())
     assert engine.env["HF_HUB_OFFLINE"] == "1"
     assert "HF_TOKEN_PATH" not in engine.env
