@@ -1,6 +1,7 @@
 """The flags of `vllm serve`: which there are, and which the program sets itself."""
 
 import argparse
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -107,6 +108,15 @@ def parse(args: Iterable[str]) -> Parsed:
     """
     known, unknown = _parser().parse_known_args(list(_normalise(args)))
     return Parsed(vars(known), unknown)
+
+
+def human_readable(value: str) -> int:
+    """vLLM's numbers: 4096, 32k (decimal), 32K (binary), 25.6k. Raises ValueError for others."""
+    found = re.fullmatch(r"(-?\d+(?:\.\d+)?)([kmgtKMGT]?)", value)
+    if found is None or ("." in found[1] and not found[2].islower()):
+        raise ValueError(f"invalid human_readable_int value: '{value}'")
+    power = "kmgt".index(found[2].lower()) + 1 if found[2] else 0
+    return int(float(found[1]) * (1000 if found[2].islower() else 1024) ** power)
 
 
 class _Parser(argparse.ArgumentParser):

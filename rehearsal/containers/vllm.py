@@ -9,7 +9,6 @@ reckoned from the model's shape.
 import asyncio
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Iterable
@@ -21,7 +20,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from components.vllm_flags import parse
+from components.vllm_flags import human_readable, parse
 from rehearsal import figures, timeline
 from rehearsal.containers.vllm_server import Serving, serve
 
@@ -118,7 +117,7 @@ def options(arguments: list[str]) -> Options:
             dtype=one("--dtype", "auto"),
             tensor_parallel_size=tensor_parallel_size,
             gpu_memory_utilization=one("--gpu-memory-utilization", 0.92),
-            max_model_len=None if length is None else human_readable(length),
+            max_model_len=None if length is None else context_length(length),
             enforce_eager="--enforce-eager" in values,
             shutdown_timeout=one("--shutdown-timeout", 0),
             sse_keep_alive_interval=one("--sse-keep-alive-interval", 0),
@@ -129,17 +128,14 @@ def options(arguments: list[str]) -> Options:
         usage_error(str(error))
 
 
-def human_readable(value: str) -> int:
-    """vLLM's numbers: 4096, 32k (decimal), 32K (binary), 25.6k, auto (-1). ValueError otherwise."""
-    if value == "auto":
-        return -1
-    found = re.fullmatch(r"(-?\d+(?:\.\d+)?)([kmgtKMGT]?)", value)
-    if found is None or ("." in found[1] and not found[2].islower()):
+def context_length(value: str) -> int:
+    """A number of vLLM's, or -1 for auto. Raises ValueError in argparse's words."""
+    try:
+        return -1 if value == "auto" else human_readable(value)
+    except ValueError:
         raise ValueError(
             f"argument --max-model-len: invalid human_readable_int_or_auto value: '{value}'"
-        )
-    power = "kmgt".index(found[2].lower()) + 1 if found[2] else 0
-    return int(float(found[1]) * (1000 if found[2].islower() else 1024) ** power)
+        ) from None
 
 
 def usage_error(message: str, *, program: str = "vllm serve") -> NoReturn:
