@@ -23,7 +23,7 @@ from pydantic import (
 from components import catalogue
 from components.catalogue import Machine, Provisioning
 from components.problem import HIDDEN, NAMESPACE, Problem, command, key, refusal
-from components.stack_rules import RULES, machines, zones_with_gpu
+from components.stack_rules import RULES, SHORTEST_CONTEXT, machines, zones_with_gpu
 
 LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 DOMAIN = rf"({LABEL}\.)+[a-z]{LABEL}"
@@ -148,8 +148,8 @@ class Settings(BaseModel):
     ]
     max_model_len: Annotated[
         int,
-        Field(ge=1024, le=10_485_760),
-        Rule("tokens as a whole number, 1024 or more (8192, not 8k)", 8192),
+        Field(ge=SHORTEST_CONTEXT, le=10_485_760),
+        Rule(f"tokens as a whole number, {SHORTEST_CONTEXT} or more (8192, not 8k)", 8192),
     ]
     gpu_memory_utilization: Annotated[
         float, Field(ge=0.1, le=1), Rule("a share of the GPU's memory, 0.1 to 1", 0.92)

@@ -3,15 +3,22 @@
 import difflib
 import re
 from collections.abc import Iterable, Iterator
+from math import inf
 
 from components import catalogue, vllm_flags
 from components.catalogue import Machine, Provisioning
+from components.memory_flags import Engine
+from components.models import models
 from components.problem import HIDDEN, Problem, command, key
+from components.ways import Way, ways
 
 Problems = Iterator[Problem]
 
 REPLICAS_PER_TUNNEL = 25
 """Connectors that one Cloudflare tunnel takes (Cloudflare One account limits)."""
+
+SHORTEST_CONTEXT = 1024
+"""Tokens; with fewer, hardly a prompt and its answer go together."""
 
 FREE_MAIL = re.compile(
     r"(126|163|aol|fastmail|gmail|googlemail|icloud|me|msn|protonmail|qq)\.com"
@@ -237,6 +244,88 @@ def gpu_computes_it(gpu: str, model: str, engine_args: tuple[str, ...]) -> Probl
             yield _too_old("model", repr(model), what, gpu, needed)
 
 
+def model_fits(
+    model: str,
+    gpu: str,
+    gpu_count: int,
+    machine_type: str | None,
+    region: str,
+    provisioning: Provisioning,
+    max_model_len: int,
+    gpu_memory_utilization: float,
+    engine_args: tuple[str, ...],
+) -> Problems:
+    """A model of the catalogue must fit; vLLM would find out after minutes of loading.
+
+    Only what is certain not to fit is refused: what components/fit.py cannot follow passes.
+    """
+    engine, known = Engine.read(engine_args), models().get(model)
+    if known is None or engine is None or not machines(gpu, gpu_count, machine_type):
+        return
+    if any(gpu_computes_it(gpu, model, engine_args)):
+        return  # Enough is said of it.
+    found = ways(known, max_model_len, utilization=gpu_memory_utilization, engine=engine)
+    vms = [way for way in found if way.platform == "vm"]
+    (chosen,) = (way for way in vms if (way.gpu, way.count) == (gpu, gpu_count))
+    if not chosen.fit.hopeless:
+        return
+    why = "; ".join(chosen.fit.reasons)
+    larger = _larger(vms, chosen, machine_type, provisioning, region)
+    if (context := chosen.fit.context) >= SHORTEST_CONTEXT:
+        yield Problem(
+            key("max_model_len"),
+            str(max_model_len),
+            f"at most {context}, with {model} on {gpu_count} {gpu}: {why}",
+            f"{command('max_model_len', context)}, or {larger}",
+        )
+    else:
+        yield Problem(
+            key("model"),
+            repr(model),
+            f"a model that fits {gpu_count} {gpu}; this one does not, at any length: {why}",
+            larger,
+        )
+
+
+def _larger(
+    vms: list[Way], chosen: Way, machine_type: str | None, provisioning: Provisioning, region: str
+) -> str:
+    """The cheapest machine that takes it: in the region and on these terms, if there is one."""
+
+    def offers(way: Way) -> frozenset[Provisioning]:
+        return machines(way.gpu, way.count, None)[0].offers
+
+    def usd(way: Way) -> float:
+        price = way.standard if provisioning == "standard" else way.spot
+        return price.usd if price else inf
+
+    def preference(way: Way) -> tuple[bool, bool, float]:
+        return region not in way.regions, provisioning not in offers(way), usd(way)
+
+    way = min((way for way in vms if way.fit.fits), key=preference, default=None)
+    if way is None:
+        return f"another model: {command('model', 'ORGANISATION/NAME')}"
+    changes: dict[str, object] = {"gpu": way.gpu, "gpu_count": way.count}
+    for setting, value in (("gpu", chosen.gpu), ("gpu_count", chosen.count)):
+        if changes[setting] == value:
+            del changes[setting]
+    if region not in way.regions:
+        changes["region"] = min(way.regions, key=lambda other: _far(other, region))
+    if provisioning not in offers(way):
+        changes["provisioning"] = max(offers(way))
+    if machine_type:
+        changes["machine_type"] = "''"
+    cost = f", {usd(way):.2f} $/h" if usd(way) < inf else ""
+    commands = " && ".join(command(*change) for change in changes.items())
+    return f"the cheapest machine that takes it ({way.machine_type}{cost}): {commands}"
+
+
+def _far(other: str, region: str) -> tuple[bool, bool]:
+    """Sorts regions: those on the same continent first, then the one that most has."""
+    continents = {place.partition("-")[0] for place in (other, region)}
+    return len(continents) > 1, other != catalogue.PRICE_REGION
+
+
 def _too_old(setting: str, value: str, what: str, gpu: str, needed: tuple[int, int]) -> Problem:
     able = [
         name
@@ -273,4 +362,5 @@ RULES = (
     hostname_is_in_zone,
     engine_args_are_vllms,
     gpu_computes_it,
+    model_fits,
 )
