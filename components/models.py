@@ -308,6 +308,8 @@ def _blocks(text: Config, method: str, quantised: Config) -> int:
         size = int(block[0])
     elif method in ("awq", "gptq") and "moe_intermediate_size" not in text:
         size = int(quantised.get("group_size") or 0)
+    if size <= 0 or not widths:
+        return 0
     narrowest = gcd(*widths)
     # A layer that is no whole number of blocks cannot be split at all.
-    return max(1, narrowest // size if narrowest % size == 0 else 1) if size > 0 else 0
+    return narrowest // size if narrowest % size == 0 else 1

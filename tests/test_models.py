@@ -142,6 +142,8 @@ def test_blocks_of_quantised_weights_are_counted() -> None:
     assert read("Qwen/Qwen3-32B-FP8").blocks == 200
     assert read("Qwen/Qwen3-30B-A3B", quantization_config=fp8).blocks == 6
     assert read("Qwen/Qwen3-32B", quantization_config=AWQ).blocks == 200
+    assert read("Qwen/Qwen3-32B-FP8", intermediate_size=25700).blocks == 1
+    assert read("Qwen/Qwen3-32B-FP8", intermediate_size=None).blocks == 0
     # vLLM halves the groups of an expert's AWQ weights where it must.
     assert read("Qwen/Qwen3-30B-A3B", quantization_config=AWQ).blocks == 0
 
