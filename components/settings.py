@@ -30,7 +30,13 @@ from components.hardware import Hardware
 from components.model_source import ModelSource
 from components.problem import HIDDEN, NAMESPACE, Problem, command, key, refusal
 from components.serving import MachinesArgs, Rollout, ServiceArgs
-from components.stack_rules import PLATFORM_RULES, RULES, machines, zones_with_gpu
+from components.stack_rules import (
+    PLATFORM_RULES,
+    RULES,
+    SHORTEST_CONTEXT,
+    machines,
+    zones_with_gpu,
+)
 
 LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 DOMAIN = rf"({LABEL}\.)+[a-z]{LABEL}"
@@ -177,8 +183,8 @@ class Settings(BaseModel):
     ]
     max_model_len: Annotated[
         int,
-        Field(ge=1024, le=10_485_760),
-        Rule("tokens as a whole number, 1024 or more (8192, not 8k)", 8192),
+        Field(ge=SHORTEST_CONTEXT, le=10_485_760),
+        Rule(f"tokens as a whole number, {SHORTEST_CONTEXT} or more (8192, not 8k)", 8192),
     ]
     gpu_memory_utilization: Annotated[
         float, Field(ge=0.1, le=1), Rule("a share of the GPU's memory, 0.1 to 1", 0.92)
@@ -331,11 +337,11 @@ class Settings(BaseModel):
     @property
     def service(self) -> ServiceArgs:
         """The service of the platform `cloud-run`."""
-        least = catalogue.cloud_run_gpus()[self.gpu]
+        cpus, memory_gib = catalogue.gpu(self.gpu).cloud_run or (0, 0)
         return {
             "gpu": self.gpu,
-            "cpus": self.cpus or least.cpus,
-            "memory_gib": self.memory_gib or least.memory_gib,
+            "cpus": self.cpus or cpus,
+            "memory_gib": self.memory_gib or memory_gib,
             "min_instances": self.min_instances,
             "max_instances": self.max_instances,
             "zonal_redundancy": self.zonal_redundancy,
@@ -360,7 +366,7 @@ class Settings(BaseModel):
     @property
     def compute_capability(self) -> tuple[int, int]:
         """NVIDIA's, (major, minor), of the stack's GPU."""
-        return catalogue.machines(self.gpu)[0].compute_capability
+        return catalogue.gpu(self.gpu).compute_capability
 
     @property
     def shutdown_timeout_s(self) -> int:

@@ -13,6 +13,9 @@ Problems = Iterator[Problem]
 REPLICAS_PER_TUNNEL = 25
 """Connectors that one Cloudflare tunnel takes (Cloudflare One account limits)."""
 
+SHORTEST_CONTEXT = 1024
+"""Tokens; with fewer, hardly a prompt and its answer go together."""
+
 FREE_MAIL = re.compile(
     r"(126|163|aol|fastmail|gmail|googlemail|icloud|me|msn|protonmail|qq)\.com"
     r"|(gmx|hotmail|live|outlook|yahoo|yandex)\..+|mail\.ru|proton\.me|t-online\.de|web\.de"
@@ -201,37 +204,37 @@ def engine_is_recent(engine: str, engine_version: str | None) -> Problems:
 
 def instance_is_big_enough(gpu: str, cpus: int, memory_gib: int) -> Problems:
     """Cloud Run gives no GPU to a small instance."""
-    least = catalogue.cloud_run_gpus().get(gpu)
-    for setting, value, needed in (
-        ("cpus", cpus, least.cpus if least else 0),
-        ("memory_gib", memory_gib, least.memory_gib if least else 0),
+    least_cpus, least_gib = catalogue.gpu(gpu).cloud_run or (0, 0)
+    for setting, value, least in (
+        ("cpus", cpus, least_cpus),
+        ("memory_gib", memory_gib, least_gib),
     ):
-        if 0 < value < needed:
+        if 0 < value < least:
             yield Problem(
                 key(setting),
                 str(value),
-                f"{needed} or more with {gpu} on Cloud Run, or 0 for the least",
-                command(setting, needed),
+                f"{least} or more with {gpu} on Cloud Run, or 0 for the least",
+                command(setting, least),
             )
 
 
 def gpu_is_on_cloud_run(gpu: str, gpu_count: int, region: str) -> Problems:
-    """Cloud Run has two GPUs, one an instance, in some regions."""
-    if gpu not in catalogue.cloud_run_gpus():
-        first = next(iter(catalogue.cloud_run_gpus()))
+    """Cloud Run has few GPUs, one an instance, in some regions."""
+    offered = [name for name in catalogue.gpus() if catalogue.gpu(name).cloud_run]
+    there = catalogue.cloud_run_regions(gpu)
+    if gpu not in offered:
         yield Problem(
             key("gpu"),
             repr(gpu),
-            f"a GPU that Cloud Run has: {either(catalogue.cloud_run_gpus())}",
-            f"{command('gpu', first)}, or {command('platform', 'vm')}",
+            f"a GPU that Cloud Run has: {either(offered)}",
+            f"{command('gpu', offered[0])}, or {command('platform', 'vm')}",
         )
-    elif region not in catalogue.cloud_run_regions(gpu):
-        there = catalogue.cloud_run_regions(gpu)
+    elif region not in there:
         yield Problem(
             key("region"),
             repr(region),
             f"a region where Cloud Run has {gpu}: {either(there)}",
-            command("region", there[0]),
+            command("region", next(place for place, anybody in there.items() if anybody)),
         )
     if gpu_count != 1:
         yield Problem(

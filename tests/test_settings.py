@@ -533,6 +533,76 @@ for flag in ("--dtype=bfloat16", "--kv-cache-dtype=fp8", "--quantization=gpt_oss
         "something that nvidia-tesla-t4 computes",
         set_to("gpu", "nvidia-l4"),
     )
+SEVENTY = "meta-llama/Llama-3.3-70B-Instruct"
+wrong(
+    "model that is too large at any length",
+    {"llm-endpoint:model": SEVENTY},
+    "a model that fits 1 nvidia-l4; this one does not, at any length: of 20.3 GiB a GPU the"
+    " weights take 131.4",
+    f"the cheapest machine that takes it (g2-standard-96, 3.19 $/h): {set_to('gpuCount', 8)}",
+)
+wrong(
+    "model that is too large on standard terms",
+    {"llm-endpoint:model": SEVENTY, "llm-endpoint:provisioning": "standard"},
+    "at any length",
+    "(g2-standard-96, 8.00 $/h)",
+)
+wrong(
+    "model on another machine of that GPU",
+    {"llm-endpoint:model": SEVENTY, "llm-endpoint:machineType": "g2-standard-12"},
+    "a model that fits 1 nvidia-l4",
+    f"{set_to('gpuCount', 8)} && {set_to('machineType', chr(39) * 2)}",
+)
+wrong(
+    "context that does not fit",
+    {"llm-endpoint:maxModelLen": "40960", "llm-endpoint:model": "Qwen/Qwen3-8B"},
+    "40960",
+    "at most 20416, with Qwen/Qwen3-8B on 1 nvidia-l4: of 20.3 GiB a GPU the weights take 15.3",
+    f"{set_to('maxModelLen', 20416)}, or the cheapest machine that takes it"
+    f" (g2-standard-24, 0.80 $/h): {set_to('gpuCount', 2)}",
+)
+wrong(
+    "context beyond the model's",
+    {"llm-endpoint:maxModelLen": "65536"},
+    "65536",
+    "at most 40960, with Qwen/Qwen3-4B on 1 nvidia-l4: the model was made for 40960 tokens",
+    f"{set_to('maxModelLen', 40960)}, or another model: {set_to('model', 'ORGANISATION/NAME')}",
+)
+wrong(
+    "weights that cannot be split",
+    {"llm-endpoint:model": "Qwen/Qwen3-30B-A3B-FP8", "llm-endpoint:gpuCount": "4"},
+    "its 6 blocks of quantised weights cannot be split over 4 GPUs",
+    set_to("gpuCount", 2),
+)
+LARGER = "the cheapest machine that takes it"
+HUGE = {"llm-endpoint:model": "Qwen/Qwen3-235B-A22B-FP8"}
+wrong(
+    "model that needs another GPU",
+    HUGE,
+    "at any length",
+    f"{LARGER} (a2-ultragpu-4g, 10.06 $/h): {set_to('gpu', 'nvidia-a100-80gb')}"
+    f" && {set_to('gpuCount', 4)}",
+)
+wrong(
+    "model that only another region's GPUs take",
+    HUGE | {"gcp:region": "europe-west6"},
+    "at any length",
+    f"{LARGER} (a2-ultragpu-4g, 10.06 $/h): {set_to('gpu', 'nvidia-a100-80gb')}"
+    f" && {set_to('gpuCount', 4)} && pulumi config set gcp:region europe-west4",
+)
+wrong(
+    "model that only GPUs on other terms take",
+    HUGE | {"llm-endpoint:provisioning": "standard", "gcp:region": "europe-west3"},
+    "at any length",
+    f"{LARGER} (a3-highgpu-4g): {set_to('gpu', 'nvidia-h100-80gb')}"
+    f" && {set_to('gpuCount', 4)} && {set_to('provisioning', 'spot')}",
+)
+wrong(
+    "GPU with too small a share of its memory",
+    {"llm-endpoint:model": "Qwen/Qwen3-8B", "llm-endpoint:gpuMemoryUtilization": "0.7"},
+    "of 15.4 GiB a GPU",
+    set_to("gpuCount", 2),
+)
 for model in ("google/gemma-3-4b-it", "openai/gpt-oss-20b", "nvidia/Qwen3-8B-FP8"):
     wrong(
         f"T4 with {model}",
@@ -583,6 +653,20 @@ def test_the_command_that_a_refusal_gives_is_a_remedy(mistake: str) -> None:
         parse(changes | remedy)
     except pulumi.RunError as error:
         assert f"  {name}" not in str(error)  # noqa: PT017 (another problem may have come up)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [name for name, words in WRONG.items() if "the cheapest machine that takes it" in words[-1]],
+)
+def test_the_machine_that_a_refusal_names_takes_the_model(mistake: str) -> None:
+    """Whoever runs all of its commands has a stack that works, the asked length included."""
+    changes, name, *_ = WRONG[mistake]
+    _, machine, commands = block(refusal(changes), name).partition("the cheapest machine")
+    remedies = {found[1]: found[3].strip("'") for found in COMMAND.finditer(commands)}
+
+    assert machine
+    assert parse(changes | remedies)
 
 
 def test_every_problem_is_listed_at_once() -> None:
@@ -683,12 +767,37 @@ def test_a_setting_that_is_encrypted_is_refused() -> None:
         {ARGS: '["--max-num-seqs", "64", "--enforce-eager", "-q", "fp8", "-O3"]'},
         {ARGS: '["--compilation-config.mode=3", "--limit_mm_per_prompt.image", "2"]'},
         {ARGS: '["--lora-modules", "a=x/y", "b=x/z", "--enable-lora"]'},
+        # Whether these fit, the program cannot tell, or not for certain.
+        {"llm-endpoint:model": "somebody/unheard-of-70B"},
+        {"llm-endpoint:model": SEVENTY, ARGS: '["--cpu-offload-gb=130"]'},
+        {"llm-endpoint:model": "Qwen/Qwen3-14B", ARGS: '["--quantization=fp8"]'},
+        {"llm-endpoint:model": "Qwen/Qwen3-8B", "llm-endpoint:maxModelLen": "24000"},
+        {"llm-endpoint:maxModelLen": "65536", ARGS: '["--hf-overrides={}"]'},
+        {
+            "llm-endpoint:model": "Qwen/Qwen3-30B-A3B-FP8",
+            "llm-endpoint:gpuCount": "4",
+            ARGS: '["--enable-expert-parallel"]',
+        },
+        # These fit, thanks to a flag.
+        {
+            "llm-endpoint:model": "Qwen/Qwen3-8B",
+            "llm-endpoint:maxModelLen": "40960",
+            ARGS: '["--kv-cache-dtype=fp8", "--max-num-seqs=32"]',
+        },
     ],
     ids=str,
 )
 def test_what_works_is_not_refused(changes: dict[str, str]) -> None:
     """A rule that refuses what the services take would be a defect."""
     assert parse(changes)
+
+
+def test_one_mistake_is_told_once() -> None:
+    """A model that the GPU does not compute does not fit it either; one of the two is said."""
+    assert refusal({"llm-endpoint:model": "openai/gpt-oss-20b"} | T4).count("expected:") == 1
+    assert (
+        refusal({"llm-endpoint:model": SEVENTY, "llm-endpoint:gpuCount": "3"}).count("next:") == 1
+    )
 
 
 def test_gaps_are_filled_from_the_catalogue() -> None:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import openai
@@ -19,6 +19,8 @@ import pytest
 import requests
 from aiohttp import web
 
+from components import catalogue
+from components.models import models
 from components.vllm_flags import FLAGS
 from rehearsal import timeline
 from rehearsal.containers import tiny_model, vllm
@@ -154,9 +156,26 @@ def test_every_flag_of_vllm_is_known() -> None:
 def test_automatic_context_is_what_fits() -> None:
     """`--max-model-len auto` takes as much as the GPU has room for, no more than the model has."""
     chosen = vllm.options(["Qwen/Qwen3-8B", "--max-model-len", "auto"])
-    length = vllm.fit(chosen, vllm.GPUS["nvidia-l4"], vllm.find_model(chosen))
+    length = vllm.fit(chosen, catalogue.gpu("nvidia-l4"), vllm.find_model(chosen))
 
     assert 20_000 < length < 30_000
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_cache_of_eight_bits_holds_twice_as_much() -> None:
+    """What the program lets pass thanks to a flag is not refused here."""
+    chosen = vllm.options(["Qwen/Qwen3-8B", "--max-model-len=40960", "--kv-cache-dtype=fp8"])
+
+    assert vllm.fit(chosen, catalogue.gpu("nvidia-l4"), vllm.find_model(chosen)) == 40960
+
+
+def test_the_hub_has_the_catalogues_models(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What vLLM's stand-in reads of a model's files is what the catalogue says of it."""
+    monkeypatch.setenv("HF_ENDPOINT", hub)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+
+    for name, model in models().items():
+        assert vllm.find_model(vllm.options([name])) == replace(model, gated=False)
 
 
 # --- a server that runs ---------------------------------------------------------------------------
@@ -336,7 +355,7 @@ def test_loading_is_on_the_timeline(server: Container) -> None:
         "torch.compile",
         "CUDA graphs",
     ]
-    assert life["weights download"] == pytest.approx(40)
+    assert life["weights download"] == pytest.approx(40, rel=0.01)
 
 
 def test_prompts_stay_out_of_the_logs(server: Container, client: openai.OpenAI) -> None:
