@@ -1,4 +1,4 @@
-"""Who calls and what they may do: service accounts' access tokens, and IAM from its bindings."""
+"""Who calls and what they may do: access tokens, and IAM from its bindings."""
 
 import base64
 import binascii
@@ -11,6 +11,7 @@ from rehearsal.errors import CloudError
 from rehearsal.store import Store
 
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
+TOKEN_PREFIX = "ya29."  # noqa: S105 how every access token of Google's begins
 TOKEN_LIFETIME_S = 3600
 """Of this machine's time, not the cloud's: what uses a token here is not compressed either."""
 
@@ -50,10 +51,12 @@ _INVALID = _MISSING.replace(
 
 @dataclass(frozen=True)
 class Caller:
-    """A service account that showed a valid token, and the scopes of that token."""
+    """Whoever showed a valid token: a service account, or the person who rehearses."""
 
     email: str
     scopes: frozenset[str]
+    owns: frozenset[str] | None = None
+    """A person's projects, in which everything is allowed; None for a service account."""
 
 
 class Identity:
@@ -67,8 +70,11 @@ class Identity:
         """A new access token and its lifetime in seconds. CloudError 404 for an unknown account."""
         if not self._exists(email):
             raise CloudError(404, f"Service account {email} does not exist.", "NOT_FOUND")
-        token = "ya29." + secrets.token_urlsafe(96)
-        caller = Caller(email, frozenset(scopes))
+        return self.mint_for(Caller(email, frozenset(scopes)))
+
+    def mint_for(self, caller: Caller) -> tuple[str, int]:
+        """The same for somebody who is known already."""
+        token = TOKEN_PREFIX + secrets.token_urlsafe(96)
         self._tokens[token] = (caller, time.monotonic() + TOKEN_LIFETIME_S)
         return token, TOKEN_LIFETIME_S - 1
 
@@ -80,12 +86,19 @@ class Identity:
         if not authorization:
             raise CloudError(401, _MISSING, "UNAUTHENTICATED")
         known, expiry = self._tokens.get(_token(authorization), (None, 0.0))
-        if known is None or time.monotonic() > expiry or not self._exists(known.email):
+        if known is None or time.monotonic() > expiry:
+            raise CloudError(401, _INVALID, "UNAUTHENTICATED")
+        if known.owns is None and not self._exists(known.email):
             raise CloudError(401, _INVALID, "UNAUTHENTICATED")
         return known
 
     def allowed(self, caller: Caller, permission: str, resource: str) -> bool:
-        """Whether a binding gives the permission on `resource`, such as `projects/P/secrets/S`."""
+        """Whether the caller owns the project, or a binding gives the permission on `resource`.
+
+        A resource is named as `projects/P/secrets/S`.
+        """
+        if any(f"{resource}/".startswith(f"projects/{project}/") for project in caller.owns or ()):
+            return True
         members = {f"serviceAccount:{caller.email}", "allAuthenticatedUsers", "allUsers"}
         for type, place in BINDINGS.items():
             for body in self._store.all(type).values():
