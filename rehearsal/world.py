@@ -53,6 +53,7 @@ class World:
         daemon.json          pid, ports: written when the daemon is ready
         daemon.log
         timeline.jsonl       see timeline.Event
+        buckets/<name>/      Cloud Storage's objects, as files
         machines/<name>/     one folder a simulated machine: console.log, timeline.jsonl
     """
 

@@ -15,6 +15,10 @@ TOKEN_PREFIX = "ya29."  # noqa: S105 how every access token of Google's begins
 TOKEN_LIFETIME_S = 3600
 """Of this machine's time, not the cloud's: what uses a token here is not compressed either."""
 
+SEE_OBJECTS = frozenset({"storage.objects.get", "storage.objects.list"})
+USE_OBJECTS = SEE_OBJECTS | {"storage.objects.create", "storage.objects.delete"}
+USE_BUCKETS = USE_OBJECTS | {"storage.buckets.get"}
+
 ROLES: dict[str, frozenset[str]] = {
     "roles/secretmanager.secretAccessor": frozenset({"secretmanager.versions.access"}),
     "roles/secretmanager.admin": frozenset({"secretmanager.versions.access"}),
@@ -22,10 +26,20 @@ ROLES: dict[str, frozenset[str]] = {
     "roles/artifactregistry.writer": frozenset({"artifactregistry.repositories.downloadArtifacts"}),
     "roles/artifactregistry.admin": frozenset({"artifactregistry.repositories.downloadArtifacts"}),
     # Editors pull images but do not read secrets: that is so in life.
-    "roles/editor": frozenset({"artifactregistry.repositories.downloadArtifacts"}),
+    # To buckets both come by the legacy roles that each bucket gives them when it is made.
+    "roles/editor": frozenset({"artifactregistry.repositories.downloadArtifacts", *USE_BUCKETS}),
     "roles/owner": frozenset(
-        {"artifactregistry.repositories.downloadArtifacts", "secretmanager.versions.access"}
+        {
+            "artifactregistry.repositories.downloadArtifacts",
+            "secretmanager.versions.access",
+            *USE_BUCKETS,
+        }
     ),
+    "roles/storage.admin": USE_BUCKETS,
+    "roles/storage.objectAdmin": USE_OBJECTS,
+    "roles/storage.objectCreator": frozenset({"storage.objects.create"}),
+    "roles/storage.objectUser": USE_OBJECTS,
+    "roles/storage.objectViewer": SEE_OBJECTS,
 }
 """Role -> those of its permissions that something here asks for. Others grant nothing here."""
 
@@ -33,6 +47,7 @@ BINDINGS = {
     "gcp:projects/iAMMember:IAMMember": "projects/{project}",
     "gcp:secretmanager/secretIamMember:SecretIamMember": "{secretId}",
     "gcp:artifactregistry/repositoryIamMember:RepositoryIamMember": "{repository}",
+    "gcp:storage/bucketIAMMember:BucketIAMMember": "{bucket}",
 }
 """Type of an IAM binding -> the resource it is attached to. It holds for that and all below it."""
 
@@ -92,12 +107,15 @@ class Identity:
             raise CloudError(401, _INVALID, "UNAUTHENTICATED")
         return known
 
-    def allowed(self, caller: Caller, permission: str, resource: str) -> bool:
-        """Whether the caller owns the project, or a binding gives the permission on `resource`.
+    def allowed(self, caller: Caller, permission: str, *resources: str) -> bool:
+        """Whether the caller owns the project, or a binding gives the permission on a resource.
 
-        A resource is named as `projects/P/secrets/S`.
+        One is named as `projects/P/secrets/S`; where the name does not say what it lies in
+        (`b/BUCKET`), that comes as another.
         """
-        if any(f"{resource}/".startswith(f"projects/{project}/") for project in caller.owns or ()):
+        places = tuple(f"{resource}/" for resource in resources)
+        owned = tuple(f"projects/{project}/" for project in caller.owns or ())
+        if any(place.startswith(owned) for place in places):
             return True
         members = {f"serviceAccount:{caller.email}", "allAuthenticatedUsers", "allUsers"}
         for type, place in BINDINGS.items():
@@ -106,7 +124,7 @@ class Identity:
                     continue  # conditions are absent on purpose: nothing here uses one
                 if permission not in ROLES.get(body["role"], ()):
                     continue
-                if f"{resource}/".startswith(place.format_map(body) + "/"):
+                if any(it.startswith(place.format_map(body) + "/") for it in places):
                     return True
         return False
 
