@@ -46,7 +46,8 @@ async def run(world: World) -> None:
         internet.site(storage.HOST, Storage(world, identity).handle)
         internet.site("*.pkg.dev", registry.handle, names=registry.names)
         internet.site(console.HOST, partial(console.handle, store=world.store))
-        internet.site(hub.HOST, hub.Hub(world).handle)
+        for host, handler in hub.sites(world).items():
+            internet.site(host, handler)
         edge = Edge(world, internet)
         stack.push_async_callback(edge.close)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rehearsal import hub
 from rehearsal.google import oauth2, storage
 from rehearsal.google.identity import Identity
 from rehearsal.google.oauth2 import OAuth2
@@ -62,6 +63,8 @@ def clouds(
         identity, internet = Identity(world.store), Internet(world)
         internet.site(oauth2.HOST, OAuth2(world, identity).handle)
         internet.site(storage.HOST, Storage(world, identity).handle)
+        for host, handler in hub.sites(world).items():
+            internet.site(host, handler)
         return identity, internet, await internet.start_proxy()
 
     async def stop(internet: Internet) -> None:
