@@ -20,7 +20,7 @@ from rehearsal import engine_run, timeline
 from rehearsal.errors import RehearsalError
 from rehearsal.progress import Progress
 from rehearsal.timeline import Event
-from rehearsal.world import Accounts, client_environment
+from rehearsal.world import CREDENTIALS, Accounts, client_environment
 
 ROOT = Path(__file__).parent.parent
 PASSPHRASE = "rehearsal"  # noqa: S105 - protects throw-away state from nobody
@@ -321,6 +321,7 @@ class Session:
         project = str(config.get("gcp:project", ""))
         after = before.model_copy(
             update={
+                "google_refresh_tokens": before.google_refresh_tokens or [f"1//{_random(96)}"],
                 "projects": {project: str(10**11 + sum(project.encode()))} | before.projects,
                 "cloudflare_accounts": before.cloudflare_accounts
                 | {key("cloudflareAccountId"): key("accessTeamName")},
@@ -330,7 +331,20 @@ class Session:
         )
         path.write_text(after.model_dump_json(indent=2))
         path.chmod(0o600)
+        self._write_credentials(after.google_refresh_tokens[0])
         return after
+
+    def _write_credentials(self, refresh_token: str) -> None:
+        """What `gcloud auth application-default login` leaves behind."""
+        path = self.world / CREDENTIALS
+        credentials = {
+            "type": "authorized_user",
+            "client_id": "rehearsal.apps.googleusercontent.com",
+            "client_secret": "public, as every installed application's",
+            "refresh_token": refresh_token,
+        }
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(credentials, indent=2))
 
 
 def _document(stack_file: Path) -> dict[str, Any]:

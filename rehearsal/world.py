@@ -13,6 +13,10 @@ from pydantic import BaseModel, ConfigDict
 from rehearsal import timeline
 from rehearsal.store import Store
 
+PERSON = "you@example.com"
+"""Whoever rehearses, as Google knows them; they own every project of `Accounts`."""
+CREDENTIALS = "application_default_credentials.json"
+
 
 class Accounts(BaseModel):
     """What the rehearsing person owns in the two clouds before the first `pulumi up`.
@@ -25,6 +29,8 @@ class Accounts(BaseModel):
 
     projects: dict[str, str]
     """Google Cloud project id -> project number."""
+    google_refresh_tokens: list[str] = []
+    """What the person's Application Default Credentials hold."""
     cloudflare_accounts: dict[str, str]
     """Cloudflare account id -> Access team name."""
     cloudflare_zones: dict[str, str]
@@ -41,11 +47,13 @@ class World:
 
     Layout of `directory`:
         accounts.json        see Accounts
+        application_default_credentials.json
         clouds.db            the Store
         ca.pem               certificate authority that the world's clients trust
         daemon.json          pid, ports: written when the daemon is ready
         daemon.log
         timeline.jsonl       see timeline.Event
+        buckets/<name>/      Cloud Storage's objects, as files
         machines/<name>/     one folder a simulated machine: console.log, timeline.jsonl
     """
 
@@ -89,12 +97,15 @@ class World:
 def client_environment(world: Path, internet_port: int) -> dict[str, str]:
     """Environment variables that lead any HTTP client (requests, httpx, curl, Go) into the world.
 
+    Google's libraries find the person's credentials there, too.
+
     `SSL_CERT_FILE` replaces the system's authorities on purpose: a rehearsal
     must not be able to reach the real clouds even by mistake.
     """
     ca = str(world / "ca.pem")
     nowhere = "localhost,127.0.0.1,::1"
     return {
+        "GOOGLE_APPLICATION_CREDENTIALS": str(world / CREDENTIALS),
         "HTTPS_PROXY": f"http://127.0.0.1:{internet_port}",
         "NO_PROXY": nowhere,
         "no_proxy": nowhere,

@@ -19,13 +19,14 @@ from rehearsal.google.identity import CLOUD_PLATFORM, Identity
 from rehearsal.google.instance_groups import ERROR, InstanceGroups, Plan, plan
 from rehearsal.google.instances import GROUP, Surroundings
 from rehearsal.google.metadata import INSTANCE, MetadataServer
+from rehearsal.google.oauth2 import OAuth2
 from rehearsal.google.registry import Registry
 from rehearsal.google.secret_manager import SecretManager, crc32c
 from rehearsal.internet import Internet
 from rehearsal.machines import machine
 from rehearsal.machines.machine import MachineSpec
 from rehearsal.store import Body
-from rehearsal.world import Accounts, World
+from rehearsal.world import PERSON, Accounts, World
 
 PROJECT, NUMBER, REGION = "team-llm", "104042781755", "us-central1"
 HOST = "us-central1-docker.pkg.dev"
@@ -304,6 +305,29 @@ def test_secrets_are_refused_as_google_refuses_them(
     if status == 400:
         assert error["message"] == f"Secret Version [{_numbered('1')}] is in {case} state."
     assert "planted" not in body
+
+
+# --- the person who rehearses ---------------------------------------------------------------------
+
+
+def test_the_person_may_do_everything_in_their_own_projects(world: World) -> None:
+    """An access token of the person's is an owner's, and ends at the project's border."""
+    identity = Identity(world.store)
+    accounts = world.accounts.model_copy(update={"google_refresh_tokens": ["1//x"]})
+    (world.directory / "accounts.json").write_text(accounts.model_dump_json())
+    form = {"grant_type": "refresh_token", "refresh_token": "1//x"}
+    site = OAuth2(world, identity).handle
+
+    status, body, _ = ask(site, "/token", method="POST", data=form)
+    person = identity.caller(f"Bearer {json.loads(body)['access_token']}")
+    refused = ask(site, "/token", method="POST", data=form | {"refresh_token": "1//y"})
+
+    assert status == 200
+    assert person.email == PERSON
+    assert identity.allowed(person, "run.jobs.run", f"projects/{PROJECT}/locations/l/jobs/j")
+    assert not identity.allowed(person, "run.jobs.run", f"projects/{PROJECT}-2/locations/l/jobs/j")
+    assert refused[0] == 400
+    assert "invalid_grant" in refused[1]
 
 
 # --- the registry ---------------------------------------------------------------------------------

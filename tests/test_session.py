@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rehearsal import leaks
 from rehearsal.errors import RehearsalError
 from rehearsal.session import ENDPOINT, ROOT, Session
 
@@ -50,6 +51,34 @@ def pid_of(session: Session) -> int:
     """The running clouds' process."""
     assert session.daemon is not None
     return session.daemon["pid"]
+
+
+def test_the_persons_credentials_are_the_owners_alone(session: Session) -> None:
+    """Google's libraries find them by environment; they stay, and nobody else can read them."""
+    session.start_daemon(SPEED, outlives_us=False)
+    path = Path(session.environment("dev")["GOOGLE_APPLICATION_CREDENTIALS"])
+    before = path.read_text()
+
+    session.own("prod")
+
+    assert path.read_text() == before
+    assert '"authorized_user"' in before
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "leak", ["ya29." + "x_-Y" * 32, "the planted token", "Authorization: Bearer ya29." + "a" * 128]
+)
+def test_secrets_are_found_by_their_value_and_by_their_form(leak: str) -> None:
+    """Access tokens are made by the hundred, so that none is known by its value."""
+    secrets = {"a token": "the planted token"}
+    places = [("a log", f"token={leak}\n".encode()), ("the code", b'prefix = "ya29."')]
+
+    looked, found = leaks.search(places, secrets)
+
+    assert looked == 2
+    assert len(found) == 1
+    assert found[0].endswith(" in a log")
 
 
 def test_an_unknown_stack_is_named_beside_the_known_ones(session: Session) -> None:

@@ -70,7 +70,7 @@ class Registry:
         if request.path == "/v2/":
             return web.json_response({})
         if request.path == "/v2/token":
-            token, lifetime = self._identity.mint(caller.email, caller.scopes)
+            token, lifetime = self._identity.mint_for(caller)
             return web.json_response({"token": token, "expires_in": lifetime})
         if not match:
             raise CloudError(404, "The requested URL was not found on this server.", "UNSUPPORTED")
