@@ -14,6 +14,13 @@ CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 TOKEN_LIFETIME_S = 3600
 """Of this machine's time, not the cloud's: what uses a token here is not compressed either."""
 
+SEE_JOBS = frozenset(
+    f"run.{noun}.{verb}"
+    for noun in ("executions", "jobs", "operations", "tasks")
+    for verb in ("get", "list")
+)
+RUN_JOBS = SEE_JOBS | {"run.executions.cancel", "run.jobs.run"}
+
 ROLES: dict[str, frozenset[str]] = {
     "roles/secretmanager.secretAccessor": frozenset({"secretmanager.versions.access"}),
     "roles/secretmanager.admin": frozenset({"secretmanager.versions.access"}),
@@ -21,10 +28,19 @@ ROLES: dict[str, frozenset[str]] = {
     "roles/artifactregistry.writer": frozenset({"artifactregistry.repositories.downloadArtifacts"}),
     "roles/artifactregistry.admin": frozenset({"artifactregistry.repositories.downloadArtifacts"}),
     # Editors pull images but do not read secrets: that is so in life.
-    "roles/editor": frozenset({"artifactregistry.repositories.downloadArtifacts"}),
+    "roles/editor": frozenset({"artifactregistry.repositories.downloadArtifacts", *RUN_JOBS}),
     "roles/owner": frozenset(
-        {"artifactregistry.repositories.downloadArtifacts", "secretmanager.versions.access"}
+        {
+            "artifactregistry.repositories.downloadArtifacts",
+            "run.routes.invoke",
+            "secretmanager.versions.access",
+            *RUN_JOBS,
+        }
     ),
+    "roles/run.admin": frozenset({"run.routes.invoke", *RUN_JOBS}),
+    "roles/run.developer": RUN_JOBS,
+    "roles/run.invoker": frozenset({"run.jobs.run", "run.routes.invoke"}),
+    "roles/run.viewer": SEE_JOBS,
 }
 """Role -> those of its permissions that something here asks for. Others grant nothing here."""
 
@@ -32,6 +48,8 @@ BINDINGS = {
     "gcp:projects/iAMMember:IAMMember": "projects/{project}",
     "gcp:secretmanager/secretIamMember:SecretIamMember": "{secretId}",
     "gcp:artifactregistry/repositoryIamMember:RepositoryIamMember": "{repository}",
+    "gcp:cloudrunv2/jobIamMember:JobIamMember": "{name}",
+    "gcp:cloudrunv2/serviceIamMember:ServiceIamMember": "{name}",
 }
 """Type of an IAM binding -> the resource it is attached to. It holds for that and all below it."""
 
@@ -54,6 +72,8 @@ class Caller:
 
     email: str
     scopes: frozenset[str]
+    agent_of: str = ""
+    """Project in which this is a service of Google's own, which needs no binding there."""
 
 
 class Identity:
@@ -86,6 +106,8 @@ class Identity:
 
     def allowed(self, caller: Caller, permission: str, resource: str) -> bool:
         """Whether a binding gives the permission on `resource`, such as `projects/P/secrets/S`."""
+        if caller.agent_of and resource.startswith(f"projects/{caller.agent_of}/"):
+            return True
         members = {f"serviceAccount:{caller.email}", "allAuthenticatedUsers", "allUsers"}
         for type, place in BINDINGS.items():
             for body in self._store.all(type).values():
