@@ -12,7 +12,7 @@ from typing import Any
 
 from pulumi.runtime.rpc import UNKNOWN
 
-from rehearsal.errors import CloudError
+from rehearsal.errors import CloudError, OperationFailed
 from rehearsal.providers.checks import between, cidr, not_played, one_of, texts
 from rehearsal.providers.iam import ACCOUNT, iam_member
 from rehearsal.providers.resource import (
@@ -53,10 +53,11 @@ TITLES = {
     "cloudresourcemanager.googleapis.com": "Cloud Resource Manager API",
     "compute.googleapis.com": "Compute Engine API",
     "iam.googleapis.com": "Identity and Access Management (IAM) API",
+    "run.googleapis.com": "Cloud Run Admin API",
     "secretmanager.googleapis.com": "Secret Manager API",
 }
 OTHER_APIS = (
-    "iap logging monitoring oslogin run cloudbuild cloudscheduler storage iamcredentials"
+    "iap logging monitoring oslogin cloudbuild cloudscheduler storage iamcredentials"
     " serviceusage cloudquotas pubsub"
 )
 KNOWN_APIS = TITLES.keys() | {f"{name}.googleapis.com" for name in OTHER_APIS.split()}
@@ -662,9 +663,14 @@ class Google(Package):
             "update": "updating",
             "delete": "deleting",
         }
-        what = f"Error {doing.get(verb, verb)} {operation.type.split(':')[-1]}"
+        noun = operation.type.split(":")[-1]
+        what = f"Error {doing.get(verb, verb)} {noun}"
         said = f"googleapi: Error {error.code}: {error.message}, {error.reason}"
         where = f"{doing[verb]} {operation.urn}: " if verb in ("update", "delete") else ""
+        if isinstance(error, OperationFailed):
+            what = f"Error waiting to {verb} {noun}: Error waiting for {doing[verb].title()} {noun}"
+            said = f"Error code {error.code}, message: {error.message}"
+            where = f"{doing[verb]} {operation.urn}: "
         return f"{where}1 error occurred:\n\t* {what}: {said}\n\n"
 
     def authorise(self, operation: Operation, row: ResourceType, body: Body) -> None:
