@@ -83,8 +83,8 @@ class Registry:
         self._authorize(caller, name)
         return _manifest(self._upstream(name), request.path, image, reference)
 
-    def find(self, caller: Caller, reference: str) -> None:
-        """Make sure that the caller can pull an image, from Artifact Registry or Docker Hub.
+    def find(self, caller: Caller, reference: str) -> int:
+        """Size in bytes of an image that the caller pulls, from Artifact Registry or Docker Hub.
 
         CloudError 403 where the caller may not, 404 where there is no such image.
         """
@@ -101,6 +101,7 @@ class Registry:
             self._authorize(caller, name)
             docker_hub = self._upstream(name)
         _manifest(docker_hub, path, image, digest or tag or "latest")
+        return DOCKER_HUB[image][0]
 
     def _caller(self, authorization: str | None) -> Caller:
         try:

@@ -13,6 +13,7 @@ from typing import Any
 from pulumi.runtime.rpc import UNKNOWN
 
 from rehearsal.errors import CloudError, OperationFailed
+from rehearsal.providers import cloud_run
 from rehearsal.providers.checks import between, cidr, not_played, one_of, texts
 from rehearsal.providers.iam import ACCOUNT, iam_member
 from rehearsal.providers.resource import (
@@ -570,6 +571,7 @@ ROWS: tuple[ResourceType, ...] = (
         computed=group_outputs,
         deleting=delete_group,
     ),
+    *cloud_run.ROWS,
 )
 
 
