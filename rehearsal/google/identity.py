@@ -19,6 +19,13 @@ SEE_OBJECTS = frozenset({"storage.objects.get", "storage.objects.list"})
 USE_OBJECTS = SEE_OBJECTS | {"storage.objects.create", "storage.objects.delete"}
 USE_BUCKETS = USE_OBJECTS | {"storage.buckets.get"}
 
+SEE_JOBS = frozenset(
+    f"run.{noun}.{verb}"
+    for noun in ("executions", "jobs", "operations", "tasks")
+    for verb in ("get", "list")
+)
+RUN_JOBS = SEE_JOBS | {"run.executions.cancel", "run.jobs.run"}
+
 ROLES: dict[str, frozenset[str]] = {
     "roles/secretmanager.secretAccessor": frozenset({"secretmanager.versions.access"}),
     "roles/secretmanager.admin": frozenset({"secretmanager.versions.access"}),
@@ -27,11 +34,15 @@ ROLES: dict[str, frozenset[str]] = {
     "roles/artifactregistry.admin": frozenset({"artifactregistry.repositories.downloadArtifacts"}),
     # Editors pull images but do not read secrets: that is so in life.
     # To buckets both come by the legacy roles that each bucket gives them when it is made.
-    "roles/editor": frozenset({"artifactregistry.repositories.downloadArtifacts", *USE_BUCKETS}),
+    "roles/editor": frozenset(
+        {"artifactregistry.repositories.downloadArtifacts", *RUN_JOBS, *USE_BUCKETS}
+    ),
     "roles/owner": frozenset(
         {
             "artifactregistry.repositories.downloadArtifacts",
+            "run.routes.invoke",
             "secretmanager.versions.access",
+            *RUN_JOBS,
             *USE_BUCKETS,
         }
     ),
@@ -40,6 +51,10 @@ ROLES: dict[str, frozenset[str]] = {
     "roles/storage.objectCreator": frozenset({"storage.objects.create"}),
     "roles/storage.objectUser": USE_OBJECTS,
     "roles/storage.objectViewer": SEE_OBJECTS,
+    "roles/run.admin": frozenset({"run.routes.invoke", *RUN_JOBS}),
+    "roles/run.developer": RUN_JOBS,
+    "roles/run.invoker": frozenset({"run.jobs.run", "run.routes.invoke"}),
+    "roles/run.viewer": SEE_JOBS,
 }
 """Role -> those of its permissions that something here asks for. Others grant nothing here."""
 
@@ -48,6 +63,8 @@ BINDINGS = {
     "gcp:secretmanager/secretIamMember:SecretIamMember": "{secretId}",
     "gcp:artifactregistry/repositoryIamMember:RepositoryIamMember": "{repository}",
     "gcp:storage/bucketIAMMember:BucketIAMMember": "{bucket}",
+    "gcp:cloudrunv2/jobIamMember:JobIamMember": "{name}",
+    "gcp:cloudrunv2/serviceIamMember:ServiceIamMember": "{name}",
 }
 """Type of an IAM binding -> the resource it is attached to. It holds for that and all below it."""
 
@@ -66,12 +83,15 @@ _INVALID = _MISSING.replace(
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever showed a valid token: a service account, or the person who rehearses."""
+    """Whoever showed a valid token: a service account, or the person who rehearses.
+
+    Or a service of Google's own, which shows none.
+    """
 
     email: str
     scopes: frozenset[str]
     owns: frozenset[str] | None = None
-    """A person's projects, in which everything is allowed; None for a service account."""
+    """Projects in which everything is allowed: a person's, a service's; None for an account."""
 
 
 class Identity:
