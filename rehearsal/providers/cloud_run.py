@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from pulumi.runtime.rpc import UNKNOWN
+
 from rehearsal.errors import CloudError, OperationFailed
 from rehearsal.google.cloud_run import EXECUTION, INSTANCE, JOB, REVISION, SERVICE, gpus
 from rehearsal.google.cloud_run.workload import DEFAULT_PORT
@@ -84,14 +86,17 @@ def only(*played: str) -> PluginCheck:
 
 
 def leaves(value: Any, path: str) -> Iterator[str]:
-    """The path of everything that is set: no flag that is off, no empty text, no zero."""
+    """The path of everything that is set: no flag that is off, no empty text, no zero.
+
+    What is not known yet is looked at when it is.
+    """
     if isinstance(value, dict):
         for key, each in as_object(value).items():
             yield from leaves(each, join(path, key))
     elif isinstance(value, list):
         for each in as_array(value):
             yield from leaves(each, path)
-    elif value:
+    elif value and value != UNKNOWN:
         yield path
 
 
