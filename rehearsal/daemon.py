@@ -16,9 +16,9 @@ from typing import Any
 from rehearsal import console, hub, providers
 from rehearsal.cloudflare.edge import Edge
 from rehearsal.engine_run import PR_SET_PDEATHSIG
+from rehearsal.google.guest import Surroundings
 from rehearsal.google.identity import Identity
 from rehearsal.google.instance_groups import InstanceGroups
-from rehearsal.google.instances import Surroundings
 from rehearsal.google.registry import Registry
 from rehearsal.google.secret_manager import SecretManager
 from rehearsal.internet import Internet
