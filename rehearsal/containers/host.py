@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,10 @@ class Machine:
     timeline: Path | None
     gguf: Path | None
     """A model of the user's instead of the one that the project makes."""
+    driver: int
+    """Branch of the NVIDIA driver."""
+    tag: str
+    """Of the container's image; empty where it is named otherwise."""
 
     @classmethod
     def read(cls) -> "Machine":
@@ -55,6 +60,7 @@ class Machine:
         told: dict[str, Any] = json.loads(path.read_text())
         gpu: dict[str, Any] = told.get("gpu") or {}
         gguf = os.environ.get("REHEARSAL_GGUF") or told.get("gguf")
+        image = str(told.get("image", ""))
         return cls(
             speed=float(told.get("speed", 1)),
             gpu=GPUS.get(gpu["type"], Gpu(gpu["type"], gpu["memory_gib"] * 0.93, 9.0))
@@ -63,8 +69,15 @@ class Machine:
             count=int(gpu.get("count", 0)),
             timeline=Path(told["timeline"]) if told.get("timeline") else None,
             gguf=Path(gguf) if gguf else None,
+            driver=int((gpu.get("driver") or "580").partition(".")[0]),
+            tag="" if "@" in image else image.rpartition("/")[2].partition(":")[2],
         )
 
     def span(self, name: str, life: float) -> AbstractContextManager[None]:
         """Put the time that the block takes on the machine's timeline."""
         return timeline.span(self.timeline, name, life) if self.timeline else nullcontext()
+
+    def record(self, name: str, start: float, life: float) -> None:
+        """Put what has taken until now on the machine's timeline."""
+        if self.timeline:
+            timeline.record(self.timeline, timeline.Event(name, start, time.time(), life))

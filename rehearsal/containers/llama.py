@@ -90,12 +90,16 @@ async def body(request: web.Request) -> dict[str, Any] | None:
 
 
 async def stream(
-    request: web.Request, answer: aiohttp.ClientResponse, change: Callable[[bytes], bytes]
+    request: web.Request,
+    answer: aiohttp.ClientResponse,
+    change: Callable[[bytes], bytes],
+    pause_s: float = 0,
 ) -> web.StreamResponse:
-    """Pass server-sent events on as they come, each line changed."""
+    """Pass server-sent events on as they come, each line changed, and each event after a pause."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
     await response.prepare(request)
     async for line in answer.content:
+        await asyncio.sleep(pause_s if line.strip() else 0)
         await response.write(change(line))
     await response.write_eof()
     return response
@@ -117,7 +121,8 @@ async def listening(
 
     Raises OSError when the address cannot be had.
     """
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=grace_s)
+    # 0 would be for ever.
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=max(grace_s, 0.01))
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()

@@ -227,7 +227,7 @@ async def serve(serving: Serving, host: str, port: int, log: Callable[[str], Non
         client = await stack.enter_async_context(llama.client())
         app = Front(serving, engine.listening_address, client).app()
         await stack.enter_async_context(
-            llama.listening(app, host, port, serving.shutdown_timeout_s or 0.1)
+            llama.listening(app, host, port, serving.shutdown_timeout_s)
         )
         log(f"Starting vLLM server on http://{host}:{port}")
         for route in app.router.routes():
