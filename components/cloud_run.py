@@ -36,7 +36,7 @@ def container(
         mounts.append({"name": WEIGHTS_VOLUME, "mount_path": WEIGHTS})
     return {
         "image": engine.image,
-        "commands": ["/bin/sh", "-c", engine.script, "sh"] if engine.script else None,
+        "commands": ["/bin/bash", "-c", engine.script, "engine"] if engine.script else None,
         "args": list(engine.args),
         "envs": [{"name": name, "value": value} for name, value in sorted(engine.env.items())],
         "ports": {"container_port": engine.port},

@@ -30,7 +30,7 @@ class EngineContainer:
     concurrency: int
     """Requests that it answers at the same time; more wait."""
     script: str = ""
-    """A shell script to run in the image in place of its entry point."""
+    """A script for bash, to run in the image in place of its entry point."""
     weights_bucket: str = ""
     """The bucket whose content it wants as files at WEIGHTS, to read; empty if none."""
 
@@ -53,8 +53,6 @@ class Probe(NamedTuple):
 class Engine(Protocol):
     """One module of components/engines. To add an engine is to add a module."""
 
-    VERSION: str
-    """What a stack gets that leaves `engineVersion` open."""
     OLDEST: tuple[int, int, int]
     """The oldest version that has all that is used here."""
     SOURCE: Literal["hub", "ollama"]
@@ -71,6 +69,10 @@ class Engine(Protocol):
     MODEL_EXAMPLE: str
     RULES: Sequence[Callable[..., Iterator[Problem]]]
     """What must hold between a stack's settings, as in components/stack_rules.py."""
+
+    def version(self, platform: str, gpu: str) -> str:
+        """What a stack gets that leaves `engineVersion` open."""
+        ...
 
     def base_image(self, settings: "Settings") -> str:
         """The engine's own image, pinned, as Docker Hub names it."""

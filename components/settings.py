@@ -356,7 +356,7 @@ class Settings(BaseModel):
     @property
     def image_version(self) -> str:
         """The engine's version, or its image's digest."""
-        return self.engine_version or engine_named(self.engine).VERSION
+        return self.engine_version or engine_named(self.engine).version(self.platform, self.gpu)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -188,7 +188,7 @@ def model_has_the_engines_form(engine: str, model: str) -> Problems:
         )
 
 
-def engine_is_recent(engine: str, engine_version: str | None) -> Problems:
+def engine_is_recent(engine: str, engine_version: str | None, platform: str, gpu: str) -> Problems:
     """What the program relies on must be in that version."""
     chosen = engine_named(engine)
     version = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", engine_version or "")
@@ -198,7 +198,7 @@ def engine_is_recent(engine: str, engine_version: str | None) -> Problems:
             key("engine_version"),
             repr(engine_version),
             f"{engine} {oldest} or newer, or its image's digest sha256:...",
-            command("engine_version", chosen.VERSION),
+            command("engine_version", chosen.version(platform, gpu)),
         )
 
 

@@ -45,6 +45,7 @@ FIGURES: dict[str, Figure] = {
     "job starts": Figure(
         30, "U: from jobs:run until a task has an instance; up to 2m49s were seen (2026-09)"
     ),
+    "pull ollama/ollama": Figure(45, "U: 2 GB, at the pace of vLLM's image"),
     # vLLM; together they come near the 195 s that llm-d PR #1902 has for Llama-3.1-8B on one L4
     "vLLM start": Figure(25, "U: imports, CUDA context, until the weights begin to come"),
     "weights download, 1 GB": Figure(5, "U: 200 MB/s from the hub through Cloud NAT"),
@@ -55,6 +56,11 @@ FIGURES: dict[str, Figure] = {
     ),
     "torch.compile": Figure(45, "U: with an empty compile cache, which a new machine has"),
     "CUDA graphs": Figure(20, "U: capture, and the warm-up before it"),
+    # Ollama, whose weights are downloaded and loaded at the same pace
+    "Ollama start": Figure(5, "U: until it has found its GPUs and listens"),
+    "token on the CPU": Figure(
+        0.25, "U: an 8B model in 4 bits on 8 vCPUs gives 3 to 5 tokens a second"
+    ),
     # What the provider plugins wait for
     "enable API": Figure(8.5, "measured: pulumi-gcp 10, even when the API answers at once"),
     "service account": Figure(11, "measured: pulumi-gcp 10, even when the API answers at once"),

@@ -299,7 +299,7 @@ if [[ -e weights-bucket ]]; then
   options+=(--volume /var/lib/llm-endpoint/weights:/weights:ro)
 fi
 if [[ -e script ]]; then
-  options+=(--volume "$PWD/script:/run/engine-script:ro" --entrypoint /bin/sh)
+  options+=(--volume "$PWD/script:/run/engine-script:ro" --entrypoint /bin/bash)
   arguments=(/run/engine-script "${arguments[@]}")
 fi
 # --ipc=host: PyTorch shares tensors between processes, Docker's 64 MB are not enough for that.

@@ -218,7 +218,7 @@ class Cloud:
         proxies = {"https": self.environment["HTTPS_PROXY"]}
         verify = str(self.world.directory / "ca.pem")
         options = {"timeout": 30, "proxies": proxies, "verify": verify} | options
-        return requests.request(options.pop("method", "GET"), url + path, **options)
+        return requests.request(options.pop("method", "GET"), url + path, **options)  # noqa: S113 (in options)
 
     def api(self, method: str, path: str, email: str = OPERATOR, body: Any = None) -> Any:
         """Ask run.googleapis.com as a service account: the status and the JSON."""

@@ -185,7 +185,7 @@ def test_the_image_is_pinned() -> None:
     """A version becomes a tag, a digest stays a digest."""
     digest = "sha256:" + "a" * 64
 
-    assert container().image == f"registry/hub/vllm/vllm-openai:v{vllm.VERSION}"
+    assert container().image == f"registry/hub/vllm/vllm-openai:v{vllm.NEWEST}"
     by_digest = container({"llm-endpoint:engineVersion": digest})
     assert by_digest.image == f"registry/hub/vllm/vllm-openai@{digest}"
 

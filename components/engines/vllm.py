@@ -14,7 +14,7 @@ from components.stack_rules import either
 if TYPE_CHECKING:
     from components.settings import Settings
 
-VERSION = "0.33.0"
+NEWEST = "0.33.0"
 OLDEST = (0, 32, 0)
 SOURCE: Literal["hub", "ollama"] = "hub"
 
@@ -57,6 +57,11 @@ MODEL_EXAMPLE = "Qwen/Qwen3-4B"
 
 CONCURRENCY = 256
 """Sequences that vLLM computes at once where --max-num-seqs says nothing; more wait in it."""
+
+
+def version(platform: str, gpu: str) -> str:
+    """One version serves everywhere: where the driver is old, `environment` makes up for it."""
+    return NEWEST
 
 
 def base_image(settings: "Settings") -> str:

@@ -7,7 +7,6 @@ reckoned from the model's shape.
 """
 
 import asyncio
-import json
 import os
 import sys
 import time
@@ -20,23 +19,20 @@ from urllib.parse import urlsplit
 
 import requests
 
-from components import catalogue
 from components.catalogue import Gpu
 from components.models import Model
 from components.vllm_flags import parse
-from rehearsal import figures, hub, timeline
+from rehearsal import figures, hub
 from rehearsal.containers import vllm_weights
+from rehearsal.containers.host import FREE_SHARE, GIB, Machine
 from rehearsal.containers.vllm_server import Serving, serve
 
 VERSION = "0.33.0"
-GIB = 2**30
 
 
 OVERHEAD_GIB = 1.4
 """What is neither weights nor cache (CUDA context, peak activation, CUDA graphs): as vLLM 0.19 and
 0.31 told of models of 8 to 26 billion weights on an A100."""
-FREE_SHARE = 0.991
-"""Share of a GPU's memory that is free before anything runs: 21.84 of 22.03 GiB on an L4."""
 MEMORY_HELP = "See https://docs.vllm.ai/en/latest/configuration/conserving_memory/"
 
 
@@ -123,31 +119,6 @@ def usage_error(message: str, *, program: str = "vllm serve") -> NoReturn:
 
 
 # --- the machine and the model --------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The simulated machine, as `machine.json` tells its stand-ins."""
-
-    speed: float
-    gpu: Gpu | None
-    count: int
-    timeline: Path | None
-    gguf: Path | None
-
-    @classmethod
-    def read(cls, path: Path) -> "Machine":
-        """The machine described in `path`."""
-        told: dict[str, Any] = json.loads(path.read_text())
-        gpu: dict[str, Any] = told.get("gpu") or {}
-        gguf = os.environ.get("REHEARSAL_GGUF") or told.get("gguf")
-        return cls(
-            speed=float(told.get("speed", 1)),
-            gpu=catalogue.gpu(gpu["type"]) if gpu.get("count") else None,
-            count=int(gpu.get("count", 0)),
-            timeline=Path(told["timeline"]) if told.get("timeline") else None,
-            gguf=Path(gguf) if gguf else None,
-        )
 
 
 def find_model(options: Options) -> Model:
@@ -371,11 +342,8 @@ def warm_up(options: Options, machine: Machine) -> None:
 def take(machine: Machine, name: str, life: float) -> float:
     """Sleep for `life` seconds of cloud time; returns `life`. Nothing passes for nothing."""
     if life:
-        start = time.time()
-        time.sleep(life / machine.speed)
-        if machine.timeline:
-            event = timeline.Event(name, start, time.time(), life)
-            timeline.record(machine.timeline, event)
+        with machine.span(name, life):
+            time.sleep(life / machine.speed)
     return life
 
 
@@ -398,7 +366,7 @@ def fail(error: StartError) -> NoReturn:
 def main(arguments: Iterable[str]) -> None:
     """`vllm serve ARGUMENTS`, until SIGTERM."""
     chosen = options(list(arguments))
-    machine = Machine.read(Path(os.environ.get("REHEARSAL_MACHINE", "/run/rehearsal/machine.json")))
+    machine = Machine.read()
     log(f"vLLM server version {VERSION}, serving model {chosen.model}")
     try:
         take(machine, "vLLM start", figures.seconds("vLLM start"))

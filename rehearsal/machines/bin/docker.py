@@ -468,7 +468,10 @@ def enter(record: Record, image: Record, options: Options) -> int:
         keeper.bind(source, target, readonly)
         os.close(descriptor)
     facts = {**MACHINE, "gpu": MACHINE["gpu"] if "--gpus" in options else NO_DEVICE}
+    facts["image"] = record["Image"]
     Path("/run/rehearsal/machine.json").write_text(json.dumps(facts))
+    # What stand-in commands name as their interpreter: a container's script may run `sleep`.
+    Path("/run/rehearsal/python").symlink_to(MACHINE["python"])
     for program, module in image["programs"].items():
         write_program(PROGRAMS / program, module)
     keeper.mount("proc", "/proc", "proc")
