@@ -226,6 +226,33 @@ def test_what_a_change_does(gcp: Cloud, token: str, change: Body, path: str, rep
     assert {key: each.replaces for key, each in changes.items()} == {path: replaces}
 
 
+BULK = {"mode": "BULK"}
+MAVEN = {"versionPolicy": "RELEASE"}
+
+
+@pytest.mark.parametrize(
+    ("token", "key", "old", "new", "at", "replaces"),
+    [
+        (google.GROUP, "targetSizePolicies", None, [BULK], "", True),
+        (google.GROUP, "targetSizePolicies", [BULK], None, "", True),
+        (google.GROUP, "targetSizePolicies", [], [BULK], "[0]", True),
+        (google.GROUP, "targetSizePolicies", [BULK, BULK], [BULK], "[1]", True),
+        (google.GROUP, "targetSizePolicies", [BULK], UNKNOWN, "", True),
+        (google.GROUP, "updatePolicy", None, {"type": "PROACTIVE"}, "", False),
+        (google.REPOSITORY, "mavenConfig", None, MAVEN, "", True),
+        (google.REPOSITORY, "mavenConfig", MAVEN, None, "", True),
+        (google.TEMPLATE, "tags", ["a"], ["a", "b"], "[1]", True),
+    ],
+)
+def test_what_comes_or_goes_replaces_by_what_is_in_it(
+    gcp: Cloud, token: str, key: str, old: Any, new: Any, at: str, replaces: bool
+):
+    """A block with a part that replaces does so when it appears, disappears or is not known yet."""
+    changes = gcp.package.diff(gcp.operation(token, "it"), {key: old}, {key: new}).changes
+
+    assert {path: each.replaces for path, each in changes.items()} == {key + at: replaces}
+
+
 def test_a_reference_must_resolve(gcp: Cloud):
     """A subnet in a network that does not exist is refused with 404."""
     with pytest.raises(CloudError, match="networks/nowhere' was not found") as refusal:

@@ -58,7 +58,7 @@ class Command(Package):
         return Diff(
             {
                 path: Change(kind, path == "triggers" and kind != "update")
-                for path, kind in compare(olds, news)
+                for path, kind, _ in compare(olds, news)
             }
         )
 

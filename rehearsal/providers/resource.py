@@ -6,7 +6,8 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import zip_longest
+from typing import Any, NamedTuple, Protocol
 
 from pulumi.runtime.rpc import UNKNOWN
 
@@ -203,9 +204,10 @@ class Package:
     def diff(self, operation: Operation, olds: Body, news: Body) -> Diff:
         """What a change of inputs means for the resource."""
         row = self.rows[operation.type]
+        rules = self.replaces(row)
         changes = {
-            path: Change(kind, any(within(path, each) for each in self.replaces(row)))
-            for path, kind in compare(olds, news)
+            path: Change(kind, any(within(each, rule) for each in below for rule in rules))
+            for path, kind, below in compare(olds, news)
         }
         name = row.autoname[0] if row.autoname else ""
         fixed = name in news and news[name] == olds.get(name) and name not in news.get(DEFAULTS, [])
@@ -407,8 +409,23 @@ def fill(body: Body, defaults: Mapping[str, Any], *, whole: bool = False) -> Non
             body[key] = copy.deepcopy(defaults[key])
 
 
-def compare(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every (property path, kind) at which two JSON values differ, as deep as shapes agree."""
+class Difference(NamedTuple):
+    """One place at which two JSON values differ."""
+
+    path: str
+    kind: str
+    """add, delete or update."""
+    below: list[str]
+    """The path, and those of all that came or went with it."""
+
+
+def compare(old: Any, new: Any, path: str = "") -> Iterator[Difference]:
+    """Every difference between two JSON values, as deep as shapes agree.
+
+    Pulumi's bridge names and judges differences the same way (pkg/tfbridge/detailed_diff.go):
+    lists by their indices, and a block that comes or goes at its own path, which replaces the
+    resource when anything inside it would.
+    """
     if old == new:
         return
     if isinstance(old, dict) and isinstance(new, dict):
@@ -416,11 +433,22 @@ def compare(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, str]]:
         for key in sorted(before.keys() | after.keys()):
             if not key.startswith("__"):
                 yield from compare(before.get(key), after.get(key), join(path, key))
-    elif isinstance(old, list) and len(as_array(old)) == len(as_array(new)):
-        for index, pair in enumerate(zip(as_array(old), as_array(new), strict=True)):
+    elif isinstance(old, list) and isinstance(new, list):
+        for index, pair in enumerate(zip_longest(as_array(old), as_array(new))):
             yield from compare(*pair, f"{path}[{index}]")
     else:
-        yield path, "add" if old is None else "delete" if new is None else "update"
+        kind = "add" if old is None else "delete" if new is None else "update"
+        yield Difference(path, kind, [*paths(old if new in (None, UNKNOWN) else new, path)])
+
+
+def paths(value: Any, path: str) -> Iterator[str]:
+    """The path of a JSON value and of everything in it."""
+    yield path
+    for index, item in enumerate(as_array(value)):
+        yield from paths(item, f"{path}[{index}]")
+    for key, item in as_object(value).items():
+        if item is not None:
+            yield from paths(item, join(path, key))
 
 
 def within(path: str, rule: str) -> bool:
