@@ -1,10 +1,13 @@
 """The flags of `vllm serve`: which there are, and which the program sets itself."""
 
 import argparse
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
+
+from components.vllm_values import Value, human_readable_int
 
 _ONE_WAY_IN = "leave it out: the tunnel reaches the engine at its own plain HTTP port"
 _ONE_ENGINE = "leave it out: one engine spans the GPUs; for more set llm-endpoint:replicas"
@@ -57,6 +60,16 @@ NOT_YOURS = {
 }
 """Flags that a stack must not give, and what to do instead."""
 
+NEEDS = {
+    "--enable-auto-tool-choice": "--tool-call-parser",
+    "--collect-detailed-traces": "--otlp-traces-endpoint",
+    "--enable-elastic-ep": "--enable-eplb",
+    "--numa-bind-nodes": "--numa-bind",
+    "--numa-bind-cpus": "--numa-bind",
+}
+EXCLUDES = {"--enable-per-request-metrics": "--disable-log-stats"}
+"""Flags that vLLM does not start with unless another is there, or when it is."""
+
 
 class Flag(NamedTuple):
     """One flag of vLLM's, as its own parser declares it."""
@@ -65,20 +78,19 @@ class Flag(NamedTuple):
     """Every spelling; the first one is the flag's name."""
     nargs: int | str | None
     """How many values follow, in argparse's terms."""
-    type: type[int | float | str]
-    choices: tuple[Any, ...]
-
-
-_TYPES: dict[str, type[int | float | str]] = {"int": int, "float": float}
+    value: Value
 
 
 def _flag(line: str) -> Flag:
-    names, nargs, kind, choices, *_ = [*line.split(), "", ""]
+    names, nargs, kind, values, *_ = [*line.split(), "", ""]
     return Flag(
         names=tuple(names.split(",")),
         nargs={"0": 0, "1": None}.get(nargs, nargs),
-        type=_TYPES.get(kind, str),
-        choices=tuple(map(_TYPES.get(kind, str), choices.split("|"))) if choices else (),
+        value=Value(
+            kind=kind.removesuffix("?"),
+            optional=kind.endswith("?"),
+            among=tuple(values.split("|")) if values else (),
+        ),
     )
 
 
@@ -95,7 +107,7 @@ class Parsed(NamedTuple):
     """What `vllm serve` understands of a list of arguments."""
 
     values: dict[str, list[Any]]
-    """Values by the flag's name; [True] for a flag without one."""
+    """Values by the flag's name; of a flag without one, whether it was said or denied."""
     unknown: list[str]
     """Arguments that it does not have."""
 
@@ -103,10 +115,19 @@ class Parsed(NamedTuple):
 def parse(args: Iterable[str]) -> Parsed:
     """Read arguments as vLLM does: unambiguous abbreviations, underscores, dotted JSON and all.
 
-    Raises ValueError, in argparse's words, for a missing or wrong value and an ambiguous flag.
+    Raises ValueError, in argparse's words, for a missing or wrong value and an ambiguous flag;
+    also for what vLLM's configuration refuses before anything is loaded.
     """
     known, unknown = _parser().parse_known_args(list(_normalise(args)))
-    return Parsed(vars(known), unknown)
+    values: dict[str, list[Any]] = vars(known)
+    said = {flag for flag, given in values.items() if given[-1] not in (False, None)}
+    for flag, other in NEEDS.items():
+        if flag in said and other not in said:
+            raise ValueError(f"{flag} requires {other}")
+    for flag, other in EXCLUDES.items():
+        if {flag, other} <= said:
+            raise ValueError(f"{flag} and {other} exclude each other")
+    return Parsed(values, unknown)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -114,11 +135,25 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(message)
 
 
+class _Said(argparse.Action):
+    """Appends True for a flag's own or short name, False for its opposite."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        said = option_string == self.option_strings[0] or not str(option_string).startswith("--")
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest, []), said])
+
+
 _ACTIONS: dict[int | str | None, dict[str, Any]] = {
-    0: {"action": "append_const", "const": True},
+    0: {"action": _Said},
     None: {"action": "append"},
-    "?": {"action": "append", "nargs": "?"},
-    "+": {"action": "extend", "nargs": "+"},
+    "?": {"action": "append"},
+    "+": {"action": "extend"},
 }
 
 
@@ -126,9 +161,14 @@ _ACTIONS: dict[int | str | None, dict[str, Any]] = {
 def _parser() -> _Parser:
     parser = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     for flag in dict.fromkeys(FLAGS.values()):
-        typed: dict[str, Any] = {"type": flag.type, "choices": flag.choices or None}
-        value = typed if flag.nargs != 0 else {}
-        parser.add_argument(*flag.names, dest=flag.names[0], **_ACTIONS[flag.nargs], **value)
+        typed: dict[str, Any] = {"type": flag.value.read, "choices": flag.value.choices()}
+        parser.add_argument(
+            *flag.names,
+            dest=flag.names[0],
+            nargs=flag.nargs,
+            **_ACTIONS[flag.nargs],
+            **(typed if flag.nargs != 0 else {}),
+        )
     return parser
 
 
@@ -139,13 +179,35 @@ def _normalise(args: Iterable[str]) -> Iterator[str]:
         name, equals, value = arg.partition("=")
         if arg.startswith("-O") and arg != "-O":
             yield f"--optimization-level={arg[2:].removeprefix('=')}"
+        elif arg == "-O":
+            yield "--optimization-level"
         elif arg.startswith("-") and "." in name:
+            flag, *keys = name.split(".")
             value = value if equals else next(rest, None)
-            yield from (_dashed(name.partition(".")[0]), *([] if value is None else ["{}"]))
+            yield from (_dashed(flag), *([] if value is None else [_nested(keys, value)]))
         elif arg.startswith("--"):
             yield _dashed(name) + equals + value
         else:
             yield arg
+
+
+def _nested(keys: Sequence[str], text: str) -> str:
+    """The JSON object that `.key.key=text` stands for; `.key+=a,b` is a list."""
+    last = keys[-1]
+    value: Any = text.split(",") if last.endswith("+") else _loosely(text)
+    for key in reversed([*keys[:-1], last.removesuffix("+")]):
+        value = {key: value}
+    return json.dumps(value)
+
+
+def _loosely(text: str) -> Any:
+    """JSON, else a size, else the text."""
+    for convert in (json.loads, human_readable_int):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _dashed(name: str) -> str:

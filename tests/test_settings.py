@@ -416,6 +416,13 @@ wrong(
     "argument --max-num-seqs: invalid int value: 'many'",
     "correct the list",
 )
+for problem, arg, words in (
+    ("flag with broken JSON", "--hf-overrides={bad", "argument --hf-overrides: expected JSON"),
+    ("optimisation level that is none", "-O9", "--optimization-level: invalid choice: '9'"),
+    ("flag with a number out of range", "--max-num-seqs=0", "expected a number >=1"),
+    ("tools without their parser", "--enable-auto-tool-choice", "requires --tool-call-parser"),
+):
+    wrong(problem, {ARGS: json.dumps([arg])}, HIDDEN, words, "correct the list")
 wrong(
     "flag without its value",
     {ARGS: '["--max-num-seqs"]'},

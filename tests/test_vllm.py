@@ -51,7 +51,7 @@ def test_the_model_is_served_as_configured() -> None:
         flags(engine).items()
         >= {
             "--revision": "abc123",
-            "--max-model-len": "4096",
+            "--max-model-len": 4096,
             "--tensor-parallel-size": 2,
             "--gpu-memory-utilization": 0.8,
         }.items()
@@ -184,10 +184,31 @@ def test_nothing_else_is_reachable(path: str) -> None:
         (["-n2"], {"--nnodes": [2]}, []),
         (["-O3"], {"--optimization-level": ["3"]}, []),
         (["-O=3"], {"--optimization-level": ["3"]}, []),
-        (["--compilation_config.a_b", "3"], {"--compilation-config": ["{}"]}, []),
-        (["-cc.mode=3"], {"--compilation-config": ["{}"]}, []),
-        (["--no-enable-prefix-caching"], {"--enable-prefix-caching": [True]}, []),
-        (["--disable-prefix-caching"], {"--enable-prefix-caching": [True]}, []),
+        (["-O", "3"], {"--optimization-level": ["3"]}, []),
+        (["--compilation_config.mode", "3"], {"--compilation-config": [{"mode": 3}]}, []),
+        (
+            ["-cc.pass_config.fuse_x=y"],
+            {"--compilation-config": [{"pass_config": {"fuse_x": "y"}}]},
+            [],
+        ),
+        (["--hf-overrides.a+=b,c"], {"--hf-overrides": [{"a": ["b", "c"]}]}, []),
+        (
+            ['--kv-transfer-config={"kv_port": 80k}'],
+            {"--kv-transfer-config": [{"kv_port": 80000}]},
+            [],
+        ),
+        (["--max-num-batched-tokens=8k"], {"--max-num-batched-tokens": [8000]}, []),
+        (["--kv-cache-memory-bytes=2G"], {"--kv-cache-memory-bytes": [2**31]}, []),
+        (["--max-num-active-seqs=None"], {"--max-num-active-seqs": [None]}, []),
+        (["--attention-backend=Flash_Attn"], {"--attention-backend": ["flash_attn"]}, []),
+        (["--moe-backend=DEEP-GEMM"], {"--moe-backend": ["deep_gemm"]}, []),
+        (
+            ["--enforce-eager", "-ep"],
+            {"--enforce-eager": [True], "--enable-expert-parallel": [True]},
+            [],
+        ),
+        (["--no-enable-prefix-caching"], {"--enable-prefix-caching": [False]}, []),
+        (["--disable-prefix-caching"], {"--enable-prefix-caching": [False]}, []),
         (["--hf-token"], {"--hf-token": [None]}, []),
         (["--lora-modules", "a=b", "c=d"], {"--lora-modules": ["a=b", "c=d"]}, []),
         (["--task=generate"], {}, ["--task=generate"]),
@@ -210,12 +231,43 @@ def test_arguments_are_read_as_vllm_reads_them(
         ("--max-lora-rank=3", "argument --max-lora-rank: invalid choice: 3"),
         ("--max-num=8", "ambiguous option: --max-num=8 could match --max-num-"),
         ("--compilation-config.mode", "argument --compilation-config/-cc: expected one argument"),
+        ("-O9", "argument --optimization-level: invalid choice: '9'"),
+        ("--max-num-seqs=0", "argument --max-num-seqs: expected a number >=1"),
+        ("--watermark=1", "argument --watermark: expected a number >=0,<1"),
+        ("--max-num-batched-tokens=8x", "invalid human_readable_int value: '8x'"),
+        ("--max-cpu-loras=few", "argument --max-cpu-loras: invalid int value: 'few'"),
+        ("--quantization=int3", "argument --quantization/-q: invalid choice: 'int3'"),
+        ("--kv-cache-dtype=fp9", "argument --kv-cache-dtype: invalid choice: 'fp9'"),
+        ("--attention-backend=flash", "argument --attention-backend: invalid choice: 'flash'"),
+        ("--reasoning-parser=qwen9", "argument --reasoning-parser: invalid choice: 'qwen9'"),
+        ("--compilation-config.modus=3", "argument --compilation-config/-cc: it has no modus"),
+        ("--enable-auto-tool-choice", "--enable-auto-tool-choice requires --tool-call-parser"),
     ],
 )
 def test_wrong_values_are_refused_in_vllms_words(arg: str, words: str) -> None:
     """What vLLM's parser says is what a person finds when looking it up."""
     with pytest.raises(ValueError, match=re.escape(words)):
         vllm_flags.parse([arg])
+
+
+@pytest.mark.parametrize(
+    "flag", [name for name, it in vllm_flags.FLAGS.items() if it.value.kind == "object"]
+)
+def test_what_vllm_takes_as_json_must_be_json_and_is_not_repeated(flag: str) -> None:
+    """An object, well-formed; credentials in it do not land in an error."""
+    assert vllm_flags.parse([flag, "{}"]).values == {vllm_flags.FLAGS[flag].names[0]: [{}]}
+    for broken in ('{"s3cret', "[]", "s3cret", "1"):
+        with pytest.raises(ValueError, match=r"expected (a JSON object|JSON: )") as refusal:
+            vllm_flags.parse([flag, broken])
+        assert "s3cret" not in str(refusal.value)
+
+
+def test_requests_metrics_need_statistics() -> None:
+    """Two flags of which vLLM takes one."""
+    both = ["--enable-per-request-metrics", "--disable-log-stats"]
+    with pytest.raises(ValueError, match="exclude each other"):
+        vllm_flags.parse(both)
+    assert vllm_flags.parse([*both, "--disable-per-request-metrics"])
 
 
 def test_forbidden_flags_exist() -> None:

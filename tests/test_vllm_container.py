@@ -144,7 +144,7 @@ def test_every_flag_of_vllm_is_known() -> None:
     """What vLLM takes, the container takes: a flag with its value, with `=`, or without value."""
     for name, flag in FLAGS.items():
         if flag.nargs == 0:
-            vllm.options([MODEL, name])
+            vllm.options([MODEL, name, "--tool-call-parser=hermes", "--enable-eplb", "--numa-bind"])
 
     assert vllm.options([MODEL, "--max-model-len=16k"]).max_model_len == 16000
     assert vllm.options([MODEL, "--max_model_len", "16K"]).max_model_len == 16384

@@ -9,7 +9,6 @@ reckoned from the model's shape.
 import asyncio
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Iterable
@@ -100,7 +99,6 @@ def options(arguments: list[str]) -> Options:
             return values.get(flag, [default])[-1]
 
         model = one("--model", "Qwen/Qwen3-0.6B")
-        length = one("--max-model-len", None)
         mode = one("--fingerprint-mode", "full")
         tensor_parallel_size = one("--tensor-parallel-size", 1)
         parallel = f"-tp{tensor_parallel_size}" if tensor_parallel_size > 1 else ""
@@ -118,8 +116,8 @@ def options(arguments: list[str]) -> Options:
             dtype=one("--dtype", "auto"),
             tensor_parallel_size=tensor_parallel_size,
             gpu_memory_utilization=one("--gpu-memory-utilization", 0.92),
-            max_model_len=None if length is None else human_readable(length),
-            enforce_eager="--enforce-eager" in values,
+            max_model_len=one("--max-model-len", None),
+            enforce_eager=one("--enforce-eager", False),
             shutdown_timeout=one("--shutdown-timeout", 0),
             sse_keep_alive_interval=one("--sse-keep-alive-interval", 0),
             served_names=tuple(values.get("--served-model-name", [model])),
@@ -127,19 +125,6 @@ def options(arguments: list[str]) -> Options:
         )
     except ValueError as error:
         usage_error(str(error))
-
-
-def human_readable(value: str) -> int:
-    """vLLM's numbers: 4096, 32k (decimal), 32K (binary), 25.6k, auto (-1). ValueError otherwise."""
-    if value == "auto":
-        return -1
-    found = re.fullmatch(r"(-?\d+(?:\.\d+)?)([kmgtKMGT]?)", value)
-    if found is None or ("." in found[1] and not found[2].islower()):
-        raise ValueError(
-            f"argument --max-model-len: invalid human_readable_int_or_auto value: '{value}'"
-        )
-    power = "kmgt".index(found[2].lower()) + 1 if found[2] else 0
-    return int(float(found[1]) * (1000 if found[2].islower() else 1024) ** power)
 
 
 def usage_error(message: str, *, program: str = "vllm serve") -> NoReturn:
