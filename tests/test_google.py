@@ -267,8 +267,8 @@ def test_the_checksum_is_castagnolis() -> None:
         ("narrow scope", 403, "PERMISSION_DENIED"),
         ("other secret", 403, "PERMISSION_DENIED"),
         ("no such version", 404, "NOT_FOUND"),
-        ("disabled", 400, "FAILED_PRECONDITION"),
-        ("destroyed", 400, "FAILED_PRECONDITION"),
+        ("DISABLED", 400, "FAILED_PRECONDITION"),
+        ("DESTROYED", 400, "FAILED_PRECONDITION"),
     ],
 )
 def test_secrets_are_refused_as_google_refuses_them(
@@ -287,9 +287,9 @@ def test_secrets_are_refused_as_google_refuses_them(
         case, headers
     )
     row = world.store.get(secret_manager.VERSION, "1") or {}
-    if case == "disabled":
+    if case == "DISABLED":
         world.store.put(secret_manager.VERSION, "1", row | {"enabled": False})
-    if case == "destroyed":
+    if case == "DESTROYED":
         world.store.put(secret_manager.DESTROYED, "1", {"secret": SECRET, "version": "1"})
         world.store.delete(secret_manager.VERSION, "1")
     if case == "deleted account":
@@ -301,6 +301,8 @@ def test_secrets_are_refused_as_google_refuses_them(
     answered, body, _ = ask(site.handle, path, headers=headers)
     error = json.loads(body)["error"]
     assert (answered, error["code"], error["status"]) == (status, status, word)
+    if status == 400:
+        assert error["message"] == f"Secret Version [{_numbered('1')}] is in {case} state."
     assert "planted" not in body
 
 
@@ -582,6 +584,7 @@ def declare(
     policy: Body = REPLACE,
     size: int = 1,
     script: str = "#!/bin/bash\n",
+    update_on_repair: str = "NO",
 ) -> None:
     """Write a template, health check and group as the providers do."""
     put = world.store.put
@@ -612,6 +615,7 @@ def declare(
         },
         "distributionPolicyZones": ZONES,
         "distributionPolicyTargetShape": "ANY",
+        "instanceLifecyclePolicy": {"forceUpdateOnRepair": update_on_repair},
         "targetSize": size,
         "updatePolicy": policy,
         "versions": [
@@ -711,6 +715,27 @@ def test_a_broken_machine_is_made_anew_under_its_name(world: World, fault: str) 
     first, second = rehearse(world, scenario).machines
     assert first.spec.name == second.spec.name
     assert not first.running
+
+
+@pytest.mark.parametrize(("update_on_repair", "revision"), [("NO", "one"), ("YES", "two")])
+def test_a_repaired_machine_takes_the_latest_template_only_where_the_group_says_so(
+    world: World, update_on_repair: str, revision: str
+) -> None:
+    """By default it comes back as it was, though its template is gone; else it is brought up."""
+
+    async def scenario(cloud: Cloud) -> None:
+        declare(world, policy=MANUAL, update_on_repair=update_on_repair)
+        await cloud.serving()
+        declare(world, "two", policy=MANUAL, update_on_repair=update_on_repair)
+        old = f"projects/{PROJECT}/regions/{REGION}/instanceTemplates/one"
+        world.store.delete(instance_groups.TEMPLATES[0], old)
+        await cloud.machines[0].delete()
+        await cloud.until(lambda: len(cloud.machines) == 2)
+        await cloud.serving(revision)
+
+    cloud = rehearse(world, scenario)
+    assert cloud.rows[0]["metadata"]["revision"] == revision
+    assert cloud.rows[0]["name"] == cloud.machines[0].spec.name == cloud.machines[1].spec.name
 
 
 def test_a_machine_is_not_healthy_behind_a_firewall(world: World) -> None:

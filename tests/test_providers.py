@@ -376,6 +376,15 @@ def test_an_impossible_update_policy_is_refused(gcp: Cloud, change: Body, words:
             r"range \(0 - 3600\)",
         ),
         (
+            google.GROUP,
+            {
+                "baseInstanceName": "llm",
+                "versions": [],
+                "instanceLifecyclePolicy": {"forceUpdateOnRepair": "ALWAYS"},
+            },
+            r'forceUpdateOnRepair to be one of \["YES" "NO"\]',
+        ),
+        (
             "gcp:projects/iAMMember:IAMMember",
             {"project": PROJECT, "role": "roles/viewer", "member": "somebody@example.com"},
             "doesn't match regexp",

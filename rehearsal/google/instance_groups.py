@@ -272,6 +272,25 @@ class InstanceGroups:
                 reason = str(error)
             log.warning("%s is repaired: %s", id, reason)
             await instance.close()
+            self._update_on_repair(id)
+
+    def _update_on_repair(self, id: str) -> None:
+        """Before a VM is made anew, give it the group's latest template if the group wants that.
+
+        Otherwise it keeps "the same instance configuration that was originally used to create the
+        VM" (docs.cloud.google.com/compute/docs/instance-groups/update-on-repair), also when that
+        template is deleted: nothing tells what becomes of such a VM, and the group's new template
+        comes "according to the group's update policy" only.
+        """
+        row = self._store.get(INSTANCE, id)
+        group = self._store.get(GROUP, row["group"]) if row else None
+        if not row or not group or row["status"] == "STOPPING":
+            return
+        policy: Body = group.get("instanceLifecyclePolicy") or {}
+        latest = policy.get("forceUpdateOnRepair") == "YES"
+        if latest and row["template"] != template_of(group):
+            stays = {key: row[key] for key in ("name", "networkIp")}
+            self._store.put(INSTANCE, id, self._new(row["group"], group, row["zone"]) | stays)
 
     def _delete(self, id: str) -> None:
         row = self._store.get(INSTANCE, id)
