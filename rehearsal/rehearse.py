@@ -112,7 +112,7 @@ def _rehearse(session: Session, stack: str, options: argparse.Namespace) -> repo
     progress = session.progress or Progress()
     result = report.Report(stack=stack, platform=_platform(stack))
     result.seconds["setup"] = float(os.environ.get("LLM_ENDPOINT_SETUP_SECONDS", "0"))
-    began = time.monotonic() - result.seconds["setup"]
+    began, since = time.monotonic() - result.seconds["setup"], time.time()
     progress.line(f"Rehearsing stack {stack}: the real engine and program, simulated clouds.")
     try:
         _stages(session, stack, options, result)
@@ -122,7 +122,7 @@ def _rehearse(session: Session, stack: str, options: argparse.Namespace) -> repo
             text = text.replace(str(session.logs), str(homes.LAST / session.logs.name))
         result.check("the rehearsal runs to its end", False, preconditions.with_way_out(text))
     result.seconds["total"] = time.monotonic() - began
-    result.timeline = session.timeline()
+    result.timeline = session.timeline(since)  # the clouds of other kept stacks have a history
     progress.line()
     columns = shutil.get_terminal_size((report.COLUMNS, 0)).columns - 1
     for line in [

@@ -244,11 +244,11 @@ class Session:
         """Put a stack configuration back."""
         self.stack_file(ENDPOINT, stack).write_text(text)
 
-    def timeline(self) -> list[Event]:
-        """What happened in both clouds and in the machines, by start."""
-        return timeline.read(
-            self.world / "timeline.jsonl", *(self.world / "machines").glob("*/timeline.jsonl")
-        )
+    def timeline(self, since: float) -> list[Event]:
+        """What began in both clouds and in the machines since a time (seconds since the epoch)."""
+        files = (self.world / "machines").glob("*/timeline.jsonl")
+        events = timeline.read(self.world / "timeline.jsonl", *files)
+        return [event for event in events if event.start >= since]
 
     def own(self, stack: str) -> Accounts:
         """Give the rehearsing person, in the clouds, what the stack's configuration says is theirs.

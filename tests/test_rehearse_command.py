@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal import homes, preconditions, rehearse
+from rehearsal import homes, preconditions, rehearse, timeline
 from rehearsal.engine_run import LOW_DISK_MIB
 from rehearsal.errors import RehearsalError
 from rehearsal.progress import Progress
-from rehearsal.session import ROOT
+from rehearsal.session import ROOT, Session
 from tests.test_session import wait_until
 
 COMMAND = [sys.executable, "-m", "rehearsal"]
@@ -248,6 +248,28 @@ def test_taking_down_nothing_is_no_error(
     monkeypatch.setattr(sys, "argv", ["rehearse", "--down", "--stack", "dev"])
     with pytest.raises(RehearsalError, match="--stack dev: not up; up are: none"):
         rehearse.take_down(Progress(), rehearse.arguments())
+
+
+@pytest.mark.parametrize("place", ["timeline.jsonl", "machines/vm/timeline.jsonl"])
+def test_a_report_tells_what_happened_since_its_rehearsal_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """A second kept stack shares clouds and machines with the first one, not their history."""
+    session = Session(tmp_path)
+    file = session.world / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with timeline.span(file, "of the first stack"):
+        pass
+
+    def stages(*_: object) -> None:
+        with timeline.span(file, "of this one"):
+            pass
+
+    monkeypatch.setattr(rehearse, "_stages", stages)
+    monkeypatch.setattr(sys, "argv", ["rehearse"])
+    result = rehearse._rehearse(session, "dev", rehearse.arguments())  # pyright: ignore[reportPrivateUsage] - without its stages
+
+    assert [event.name for event in result.timeline] == ["of this one"]
 
 
 # --- progress -------------------------------------------------------------------------------------
