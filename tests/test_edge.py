@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ import openai
 import pytest
 import requests
 from aiohttp import web
+from aiohttp.client_proto import ResponseHandler
 from multidict import CIMultiDict
 
 from rehearsal import cloudflare
 from rehearsal.cloudflare import edge
 from rehearsal.cloudflare.access import Access
+from rehearsal.cloudflare.tunnel import Tunnels
 from rehearsal.containers.cloudflared import go_regexp, ingress
 from rehearsal.internet import Internet
 from rehearsal.store import Body
@@ -693,6 +696,26 @@ def test_a_stopped_cloudflared_finishes_what_it_began(fresh: Lab) -> None:
     assert cloudflared.process.wait(20) == 0
     assert cloudflared.log.read_text().count("Unregistered tunnel connection") == 4
     assert "Unclosed" not in cloudflared.log.read_text()
+
+
+def test_a_request_that_crosses_the_goodbye_is_answered(
+    fresh: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the edge has begun to send when a cloudflared stops is not lost."""
+    process, take = fresh.cloudflared().process, Tunnels.take
+
+    async def late(tunnels: Tunnels, tunnel: str) -> ResponseHandler:
+        stream = await take(tunnels, tunnel)
+        process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(eventually, lambda: fresh.rows() == {})
+        with suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(process.wait, 1)
+        return stream
+
+    monkeypatch.setattr(Tunnels, "take", late)
+
+    assert fresh.get().status_code == 200
+    assert process.wait(20) == 0
 
 
 def test_a_connection_that_breaks_stays_listed_for_a_while(fresh: Lab) -> None:
