@@ -197,7 +197,8 @@ service() {
 
 # prepare_*: what a unit needs, in a folder of its own. The heredocs are quoted: nothing of the
 # metadata is ever text in them. When the machine is told to stop (the notice of a Spot machine
-# included) systemd runs ExecStop of both units at once, and stops Docker only after them.
+# included) systemd ends cloudflared, which lets the requests in flight finish, then the engine, and
+# Docker only after them.
 
 prepare_engine() {
   local new=$RUN/llm-endpoint-engine.new
@@ -276,7 +277,8 @@ prepare_tunnel() {
   cat >"$new/unit" <<'UNIT'
 [Unit]
 Description=Cloudflare Tunnel of the LLM endpoint
-After=docker.service network-online.target
+# Stopped before the engine, which takes no request any more from the moment it is told to stop.
+After=llm-endpoint-engine.service docker.service network-online.target
 Wants=network-online.target
 Requires=docker.service
 StartLimitIntervalSec=0

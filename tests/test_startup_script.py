@@ -412,11 +412,16 @@ def test_an_image_without_docker_is_named(guest: Guest) -> None:
     assert not any(it.startswith(SECRETS) for it in guest.cloud.requests)
 
 
-def test_a_stop_lets_the_containers_finish(guest: Guest) -> None:
-    """The power button ends both units with SIGTERM and their grace, not with SIGKILL."""
+def test_a_stop_lets_the_containers_finish_the_tunnel_first(guest: Guest) -> None:
+    """The power button ends both units with SIGTERM and their grace, not with SIGKILL.
+
+    No request reaches a machine whose engine takes none any more: callers would get 502.
+    """
     up(guest.boot())
 
     guest.run(guest.machine.stop(grace_s=30))
 
     assert "Reached target poweroff.target" in guest.console
     assert guest.console.count("container ended on SIGTERM") == 2
+    tunnel, engine = "Stopped cloudflared.service", "Stopping llm-endpoint-engine.service"
+    assert guest.console.index(tunnel) < guest.console.index(engine)

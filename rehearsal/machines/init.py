@@ -2,7 +2,8 @@
 
 `init.py FD`, on the standard library alone, in namespaces that keeper.py made. What systemd would
 do at once with a directive that is not in DIRECTIVES is what is done here: warn and go on.
-Absent on purpose: dependencies between units, installing (`enable`), timers, sockets, users.
+Absent on purpose: dependencies between units but for the order in which a shutdown stops them,
+installing (`enable`), timers, sockets, users.
 """
 
 import http.client
@@ -393,8 +394,18 @@ class Manager:
         return service.state in ("active", "activating")
 
     def stop_all(self) -> None:
-        """Stop every unit, all at once."""
-        threads = [threading.Thread(target=it.stop) for it in self._services.values()]
+        """Stop every unit, each when those that started After= it have stopped."""
+        services = [*self._services.values()]
+        gone = {service.name: threading.Event() for service in services}
+
+        def stop(service: Service) -> None:
+            for other in services:
+                if service.name in " ".join(other.file.all("After")).split():
+                    gone[other.name].wait()
+            service.stop()
+            gone[service.name].set()
+
+        threads = [threading.Thread(target=stop, args=[it]) for it in services]
         for thread in threads:
             thread.start()
         for thread in threads:
