@@ -18,6 +18,10 @@ TARGET_SIZE_POLICIES: Mapping[
 """A group queues for flex-start capacity only in bulk,
 https://docs.cloud.google.com/compute/docs/instance-groups/about-bulk-mode."""
 
+MIN_READY_S = 30
+"""Seconds for which a new machine must be healthy before an old one may go: its engine is, some
+seconds before cloudflared has joined the tunnel."""
+
 OUTAGE = (
     "Machines that are not up to date go first: the endpoint is DOWN from now until a new one has"
     " loaded the model."
@@ -127,6 +131,7 @@ def update_policy(
         "minimal_action": "REPLACE",
         "replacement_method": "SUBSTITUTE",
         "instance_redistribution_type": "NONE",
+        "min_ready_sec": MIN_READY_S,
         "max_surge_fixed": zones if rollout == "surge" else 0,
         "max_unavailable_fixed": 0 if rollout == "surge" else zones,
     }

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import threading
 from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from rehearsal import audit, checks, leaks
 from rehearsal.session import CONSUMER, Session
+from tests.test_session import wait_until
 
 pytestmark = pytest.mark.rehearsal
 
@@ -149,19 +152,57 @@ def test_a_new_consumer_gets_a_token_and_no_machine_is_touched(session: Session)
     held(checks.answers(after.as_consumer("newcomer")))
 
 
-def test_a_new_model_is_served_by_a_new_machine_and_the_old_one_is_gone(session: Session) -> None:
-    """`up` ends when the new machine answers, not when the old one still does."""
-    before = machines(checks.Endpoint(session, "dev"), "dev")
-    session.must(session.pulumi("config", "set", "model", "Qwen/Qwen3-8B", stack="dev"))
+@contextmanager
+def asking(endpoint: checks.Endpoint) -> Generator[list[int]]:
+    """Meanwhile somebody asks one question after the other, whatever the model is.
 
-    run = session.must(session.pulumi("up", "--yes", "--skip-preview", stack="dev"))
+    The list has the statuses of the answers, each as often as it was another than before.
+    """
+    question = {key: it for key, it in endpoint.question.items() if key != "model"}
+    headers = endpoint.credentials.headers
+    statuses: list[int] = []
+    enough = threading.Event()
 
-    assert "DOWN from now" in run.stdout, "the outage was not announced"
+    def ask() -> None:
+        while not enough.wait(0.02):
+            status = endpoint.request("POST", checks.CHAT, headers, question).status
+            if statuses[-1:] != [status]:
+                statuses.append(status)
+
+    with ThreadPoolExecutor() as pool:
+        somebody = pool.submit(ask)
+        try:
+            yield statuses
+        finally:
+            enough.set()
+    somebody.result()
+
+
+@pytest.mark.parametrize(
+    ("rollout", "model"), [("replace", "Qwen/Qwen3-8B"), ("surge", "Qwen/Qwen3-4B-FP8")]
+)
+def test_a_new_model_is_served_by_a_new_machine_and_the_old_one_is_gone(
+    session: Session, rollout: str, model: str
+) -> None:
+    """`up` ends when the new machine answers; only with `replace` is nobody answered meanwhile."""
     endpoint = checks.Endpoint(session, "dev")
-    assert endpoint.model == "Qwen/Qwen3-8B"
+    before = machines(endpoint, "dev")
+    for key, value in (("rollout", rollout), ("model", model)):
+        session.must(session.pulumi("config", "set", key, value, stack="dev"))
+
+    with asking(endpoint) as statuses:
+        run = session.must(session.pulumi("up", "--yes", "--skip-preview", stack="dev"))
+        wait_until(lambda: not machines(endpoint, "dev") & before)
+
+    down = rollout == "replace"
+    assert ("DOWN from now" in run.stdout) == down, "an outage was not announced, or none came"
+    assert (statuses[0], statuses[-1]) == (200, 200)
+    assert set(statuses[1:-1]) - {200} <= ({502, 530} if down else set[int]()), statuses
+    assert (len(statuses) > 1) == down
+    endpoint = checks.Endpoint(session, "dev")
+    assert endpoint.model == model
     held(checks.answers(endpoint))
     assert len(machines(endpoint, "dev")) == 1
-    assert not machines(endpoint, "dev") & before
 
 
 def test_a_refused_configuration_creates_and_loses_nothing(session: Session) -> None:
