@@ -2,15 +2,17 @@
 
 import gzip
 import json
+import sys
 import threading
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
 
-from rehearsal import audit, checks, leaks
+from rehearsal import audit, checks, homes, leaks, rehearse
+from rehearsal.progress import Progress
 from rehearsal.session import CONSUMER, Session
 from tests.test_session import wait_until
 
@@ -54,6 +56,12 @@ def machines(endpoint: checks.Endpoint, stack: str) -> set[str]:
         for row in endpoint.console("GET")
         if row["type"] == INSTANCE and row["body"]["labels"]["llm-endpoint-stack"] == stack
     }
+
+
+def resources(session: Session, stack: str) -> list[str]:
+    """The URNs of what a stack's state holds."""
+    run = session.must(session.pulumi("stack", "export", stack=stack))
+    return [it["urn"] for it in json.loads(run.stdout)["deployment"]["resources"]]
 
 
 @pytest.mark.parametrize("stack", ["dev", "prod"])
@@ -164,7 +172,7 @@ def asking(endpoint: checks.Endpoint) -> Generator[list[int]]:
     enough = threading.Event()
 
     def ask() -> None:
-        while not enough.wait(0.02):
+        while not enough.wait(0.05):
             status = endpoint.request("POST", checks.CHAT, headers, question).status
             if statuses[-1:] != [status]:
                 statuses.append(status)
@@ -232,12 +240,17 @@ def test_stack_output_shows_no_secret_unless_asked(session: Session) -> None:
     assert shown["baseUrl"].startswith("https://")
 
 
-def test_destroying_one_stack_leaves_the_other_answering_and_nothing_else(
-    session: Session,
+def test_taking_one_stack_down_leaves_the_other_answering_and_nothing_else(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """dev goes in one run; prod neither notices nor shares a thing with it."""
-    session.must(session.pulumi("destroy", "--yes", stack="dev"))
+    """`--down` takes dev in one run, half-lifted protection and all; prod does not notice."""
+    (record,) = [it for it in resources(session, "dev") if it.endswith("::llm-dev-dns")]
+    session.must(session.pulumi("state", "protect", "--yes", record, stack="dev"))
+    monkeypatch.setattr(homes, "kept", lambda: nullcontext(session.home))
+    monkeypatch.setattr(sys, "argv", ["rehearse", "--down", "--stack", "dev"])
 
+    assert rehearse.take_down(Progress(), rehearse.arguments()) == 0
+    assert "Nothing of it is left; up are: prod" in capsys.readouterr().out
     assert audit.leftovers(session) == []
     endpoint = checks.Endpoint(session, "prod")
     assert not machines(endpoint, "dev")
@@ -257,6 +270,5 @@ def test_a_protected_stack_is_destroyed_only_after_lifting_its_protection(
     session.must(session.pulumi("up", "--yes", "--skip-preview", stack="prod"))
     session.must(session.pulumi("destroy", "--yes", stack="prod"))
 
-    for stack in ("dev", "prod"):
-        session.must(session.pulumi("stack", "rm", "--yes", stack, stack=stack))
+    session.must(session.pulumi("stack", "rm", "--yes", "prod", stack="prod"))
     assert audit.leftovers(session) == []
