@@ -14,7 +14,7 @@ import pytest
 from rehearsal import audit, checks, homes, leaks, rehearse
 from rehearsal.progress import Progress
 from rehearsal.session import CONSUMER, Session
-from tests.test_session import wait_until
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.rehearsal
 
