@@ -23,6 +23,9 @@ https://docs.cloud.google.com/compute/docs/instance-groups/about-bulk-mode."""
 
 ZONES_OF_A_GROUP = 3
 """How many zones a regional group spans that names none, where the region has so many."""
+MIN_READY_S = 30
+"""Seconds for which a new machine must be healthy before an old one may go: its engine is, some
+seconds before cloudflared has joined the tunnel."""
 
 OUTAGE = (
     "Machines that are not up to date go first: the endpoint is DOWN from now until a new one has"
@@ -143,6 +146,7 @@ def update_policy(
         "minimal_action": "REPLACE",
         "replacement_method": "SUBSTITUTE",
         "instance_redistribution_type": "NONE",
+        "min_ready_sec": MIN_READY_S,
         "max_surge_fixed": zones if rollout == "surge" else 0,
         "max_unavailable_fixed": 0 if rollout == "surge" else zones,
     }

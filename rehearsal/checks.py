@@ -92,7 +92,13 @@ class Endpoint:
         )
         return self
 
-    def request(self, method: str, path: str, headers: dict[str, str] | None = None) -> "Answer":
+    def request(
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str] | None = None,
+        question: dict[str, Any] | None = None,
+    ) -> "Answer":
         """One request exactly as given: no redirect followed, no path tidied."""
         proxy = urlsplit(self.environment["HTTPS_PROXY"])
         trust = ssl.create_default_context(cafile=self.environment["SSL_CERT_FILE"])
@@ -100,7 +106,7 @@ class Endpoint:
             proxy.hostname or "", proxy.port, timeout=TIMEOUT_S, context=trust
         )
         connection.set_tunnel(self.hostname, 443)
-        body = json.dumps(self.question) if method == "POST" else None
+        body = json.dumps(question or self.question) if method == "POST" else None
         connection.request(
             method, path, body, {"Content-Type": "application/json", **(headers or {})}
         )

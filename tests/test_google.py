@@ -447,7 +447,7 @@ def test_a_deny_rule_wins_by_priority(world: World) -> None:
 
 
 def _row(template: str, status: str = "RUNNING", health: str = "HEALTHY") -> Body:
-    return {"template": template, "status": status, "health": health}
+    return {"template": template, "status": status, "available": health == "HEALTHY"}
 
 
 OLD, NEW, GONE = _row("old"), _row("new"), _row("old", "STOPPING")
@@ -710,6 +710,33 @@ def test_surge_keeps_the_old_machine_until_the_new_one_is_healthy(world: World) 
         assert not cloud.machines[0].running
 
     assert rehearse(world, scenario).most == 2
+
+
+def test_a_new_machine_counts_once_it_has_been_healthy_for_the_groups_time(world: World) -> None:
+    """Until then, which what stands before the engine may need to come up, the old one stays."""
+    policy = SURGE | {"minReadySec": 30}
+    seen: list[tuple[str, bool, bool]] = []
+
+    def watch(_: str, type: str, __: str, body: Body) -> None:
+        if type == INSTANCE and body["metadata"]["revision"] == "two":
+            rows = world.store.all(INSTANCE).values()
+            old_stays = any(
+                it["template"].endswith("/one") and it["status"] == "RUNNING" for it in rows
+            )
+            seen.append((body["health"], body["available"], old_stays))
+
+    async def scenario(cloud: Cloud) -> None:
+        declare(world, policy=policy)
+        await cloud.until(lambda: [row["available"] for row in cloud.rows] == [True])
+        world.store.subscribe(watch)
+        declare(world, "two", policy=policy)
+        await cloud.serving("two")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(instances, "READY_FLOOR_S", 0.1)
+        rehearse(world, scenario)
+    assert ("HEALTHY", False, True) in seen
+    assert ("HEALTHY", False, False) not in seen
 
 
 def test_a_manual_rollout_waits_for_the_operator(world: World) -> None:

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from rehearsal import providers
 from rehearsal.providers import google
 from rehearsal.world import Accounts, World
+from tests.project import Project
 
 PROGRAM = """
 import pulumi
@@ -46,27 +45,18 @@ pulumi.export("printed", command.stdout)
 """
 
 
-class Stack:
+class Stack(Project):
     """A stack of a small program, and the world it stands in."""
 
-    def __init__(self, project: Path, world: Path, environment: dict[str, str]) -> None:
-        self.project, self.world, self.environment = project, world, environment
-
-    def pulumi(self, *arguments: str) -> str:
-        """Run the CLI; its output. AssertionError with all of it when it fails."""
-        done = subprocess.run(
-            ["pulumi", *arguments],
-            cwd=self.project,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    def __init__(self, home: Path) -> None:
+        super().__init__(home, "small", PULUMI_DEBUG_COMMANDS="1")  # --event-log is one of them
+        (self.folder / "__main__.py").write_text(PROGRAM)
+        self.world = home / "world"
+        self.world.mkdir()
 
     def summary(self, operation: str, *arguments: str) -> dict[str, int]:
         """Run an operation; how many resources it created, updated, kept ..."""
-        events = self.project / "events"
+        events = self.folder / "events"
         events.unlink(missing_ok=True)
         extra = () if "--preview-only" in arguments else ("--yes", "--skip-preview")
         self.pulumi(operation, *arguments, *extra, "--event-log", str(events))
@@ -81,25 +71,18 @@ class Stack:
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
-    engine = os.environ.get("LLM_ENDPOINT_ENGINE_BIN")
-    if not engine:
-        pytest.skip("no Pulumi engine: LLM_ENDPOINT_ENGINE_BIN is not set (./scripts/test sets it)")
-    project, directory = tmp_path / "project", tmp_path / "world"
-    for folder in (project, directory, tmp_path / "backend"):
-        folder.mkdir()
-    (project / "Pulumi.yaml").write_text("name: small\nruntime: python\n")
-    (project / "__main__.py").write_text(PROGRAM)
+    made = Stack(tmp_path)
     accounts = Accounts(
         projects={"a-project": "123456"}, cloudflare_accounts={}, cloudflare_zones={}
     )
-    (directory / "accounts.json").write_text(accounts.model_dump_json())
+    (made.world / "accounts.json").write_text(accounts.model_dump_json())
 
     loop, ports, ready = asyncio.new_event_loop(), dict[str, int](), threading.Event()
     stop = asyncio.Event()
 
     async def serve() -> None:
-        world = World(directory, speed=1e6)
-        served = await providers.serve(world, ports={}, environment=os.environ, cwd=project)
+        world = World(made.world, speed=1e6)
+        served = await providers.serve(world, ports={}, environment=os.environ, cwd=made.folder)
         ports.update(served.ports)
         ready.set()
         await stop.wait()
@@ -109,20 +92,8 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
     assert ready.wait(60)
-    made = Stack(
-        project,
-        directory,
-        {
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), engine, os.environ["PATH"]]),
-            "HOME": str(tmp_path),
-            "PULUMI_HOME": str(tmp_path / "pulumi"),
-            "PULUMI_BACKEND_URL": f"file://{tmp_path / 'backend'}",
-            "PULUMI_CONFIG_PASSPHRASE": "rehearsal",
-            "PULUMI_SKIP_UPDATE_CHECK": "1",
-            "PULUMI_DEBUG_COMMANDS": "1",  # --event-log is one of them
-            "PULUMI_DEBUG_PROVIDERS": ",".join(f"{name}:{port}" for name, port in ports.items()),
-        },
-    )
+    listed = ",".join(f"{name}:{port}" for name, port in ports.items())
+    made.environment["PULUMI_DEBUG_PROVIDERS"] = listed
     try:
         made.pulumi("stack", "init", "dev")
         plain = {

@@ -2,14 +2,19 @@
 
 import gzip
 import json
+import sys
+import threading
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
 
-from rehearsal import audit, checks, leaks
+from rehearsal import audit, checks, homes, leaks, rehearse
+from rehearsal.progress import Progress
 from rehearsal.session import CONSUMER, Session
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.rehearsal
 
@@ -51,6 +56,12 @@ def machines(endpoint: checks.Endpoint, stack: str) -> set[str]:
         for row in endpoint.console("GET")
         if row["type"] == INSTANCE and row["body"]["labels"]["llm-endpoint-stack"] == stack
     }
+
+
+def resources(session: Session, stack: str) -> list[str]:
+    """The URNs of what a stack's state holds."""
+    run = session.must(session.pulumi("stack", "export", stack=stack))
+    return [it["urn"] for it in json.loads(run.stdout)["deployment"]["resources"]]
 
 
 @pytest.mark.parametrize("stack", ["dev", "prod"])
@@ -149,19 +160,57 @@ def test_a_new_consumer_gets_a_token_and_no_machine_is_touched(session: Session)
     held(checks.answers(after.as_consumer("newcomer")))
 
 
-def test_a_new_model_is_served_by_a_new_machine_and_the_old_one_is_gone(session: Session) -> None:
-    """`up` ends when the new machine answers, not when the old one still does."""
-    before = machines(checks.Endpoint(session, "dev"), "dev")
-    session.must(session.pulumi("config", "set", "model", "Qwen/Qwen3-8B", stack="dev"))
+@contextmanager
+def asking(endpoint: checks.Endpoint) -> Generator[list[int]]:
+    """Meanwhile somebody asks one question after the other, whatever the model is.
 
-    run = session.must(session.pulumi("up", "--yes", "--skip-preview", stack="dev"))
+    The list has the statuses of the answers, each as often as it was another than before.
+    """
+    question = {key: it for key, it in endpoint.question.items() if key != "model"}
+    headers = endpoint.credentials.headers
+    statuses: list[int] = []
+    enough = threading.Event()
 
-    assert "DOWN from now" in run.stdout, "the outage was not announced"
+    def ask() -> None:
+        while not enough.wait(0.05):
+            status = endpoint.request("POST", checks.CHAT, headers, question).status
+            if statuses[-1:] != [status]:
+                statuses.append(status)
+
+    with ThreadPoolExecutor() as pool:
+        somebody = pool.submit(ask)
+        try:
+            yield statuses
+        finally:
+            enough.set()
+    somebody.result()
+
+
+@pytest.mark.parametrize(
+    ("rollout", "model"), [("replace", "Qwen/Qwen3-8B"), ("surge", "Qwen/Qwen3-4B-FP8")]
+)
+def test_a_new_model_is_served_by_a_new_machine_and_the_old_one_is_gone(
+    session: Session, rollout: str, model: str
+) -> None:
+    """`up` ends when the new machine answers; only with `replace` is nobody answered meanwhile."""
     endpoint = checks.Endpoint(session, "dev")
-    assert endpoint.model == "Qwen/Qwen3-8B"
+    before = machines(endpoint, "dev")
+    for key, value in (("rollout", rollout), ("model", model)):
+        session.must(session.pulumi("config", "set", key, value, stack="dev"))
+
+    with asking(endpoint) as statuses:
+        run = session.must(session.pulumi("up", "--yes", "--skip-preview", stack="dev"))
+        wait_until(lambda: not machines(endpoint, "dev") & before)
+
+    down = rollout == "replace"
+    assert ("DOWN from now" in run.stdout) == down, "an outage was not announced, or none came"
+    assert (statuses[0], statuses[-1]) == (200, 200)
+    assert set(statuses[1:-1]) - {200} <= ({502, 530} if down else set[int]()), statuses
+    assert (len(statuses) > 1) == down
+    endpoint = checks.Endpoint(session, "dev")
+    assert endpoint.model == model
     held(checks.answers(endpoint))
     assert len(machines(endpoint, "dev")) == 1
-    assert not machines(endpoint, "dev") & before
 
 
 def test_a_refused_configuration_creates_and_loses_nothing(session: Session) -> None:
@@ -191,12 +240,17 @@ def test_stack_output_shows_no_secret_unless_asked(session: Session) -> None:
     assert shown["baseUrl"].startswith("https://")
 
 
-def test_destroying_one_stack_leaves_the_other_answering_and_nothing_else(
-    session: Session,
+def test_taking_one_stack_down_leaves_the_other_answering_and_nothing_else(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """dev goes in one run; prod neither notices nor shares a thing with it."""
-    session.must(session.pulumi("destroy", "--yes", stack="dev"))
+    """`--down` takes dev in one run, half-lifted protection and all; prod does not notice."""
+    (record,) = [it for it in resources(session, "dev") if it.endswith("::llm-dev-dns")]
+    session.must(session.pulumi("state", "protect", "--yes", record, stack="dev"))
+    monkeypatch.setattr(homes, "kept", lambda: nullcontext(session.home))
+    monkeypatch.setattr(sys, "argv", ["rehearse", "--down", "--stack", "dev"])
 
+    assert rehearse.take_down(Progress(), rehearse.arguments()) == 0
+    assert "Nothing of it is left; up are: prod" in capsys.readouterr().out
     assert audit.leftovers(session) == []
     endpoint = checks.Endpoint(session, "prod")
     assert not machines(endpoint, "dev")
@@ -216,6 +270,5 @@ def test_a_protected_stack_is_destroyed_only_after_lifting_its_protection(
     session.must(session.pulumi("up", "--yes", "--skip-preview", stack="prod"))
     session.must(session.pulumi("destroy", "--yes", stack="prod"))
 
-    for stack in ("dev", "prod"):
-        session.must(session.pulumi("stack", "rm", "--yes", stack, stack=stack))
+    session.must(session.pulumi("stack", "rm", "--yes", "prod", stack="prod"))
     assert audit.leftovers(session) == []

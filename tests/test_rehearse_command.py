@@ -16,7 +16,7 @@ from rehearsal.engine_run import LOW_DISK_MIB
 from rehearsal.errors import RehearsalError
 from rehearsal.progress import Progress
 from rehearsal.session import ROOT, Session
-from tests.test_session import wait_until
+from tests.processes import wait_until
 
 COMMAND = [sys.executable, "-m", "rehearsal"]
 NEEDS_ENGINE = pytest.mark.skipif(

@@ -5,8 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from rehearsal import leaks
 from rehearsal.errors import RehearsalError
 from rehearsal.session import ENDPOINT, ROOT, Session
+from tests.processes import alive, wait_until
 
 SPEED = 60.0
 STARTS_CLOUDS = (
@@ -29,22 +29,6 @@ def session(tmp_path: Path) -> Generator[Session]:
     session.own("dev")
     yield session
     session.discard()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Poll until the condition holds; fail after a while."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that nobody has collected yet does not."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
-    except OSError:
-        return False
 
 
 def pid_of(session: Session) -> int:

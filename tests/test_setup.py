@@ -4,14 +4,14 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+
+from tests.processes import alive, wait_until
+from tests.project import Project
 
 ROOT = Path(__file__).parents[1]
 TOOLS = (
@@ -172,22 +172,6 @@ def test_a_built_engine_is_kept_for_every_clone(with_venv: Checkout) -> None:
     ]
 
 
-def alive(pid: int) -> bool:
-    """Not gone, and not waiting to be collected either."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Poll until the condition holds; fail after a while."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_leaves_nothing_behind(
     with_venv: Checkout, tmp_path: Path, number: signal.Signals, status: int
@@ -225,57 +209,30 @@ def test_two_at_once_wait_for_each_other(with_venv: Checkout, tmp_path: Path) ->
 # --- the pulumi of a rehearsal --------------------------------------------------------------------
 
 
-@dataclass
-class Rehearsal:
+COMMITTED = "config:\n  a-project:key: committed\n"
+
+
+class Rehearsal(Project):
     """A shell with the rehearsal's exports, in a project of two lines."""
 
-    project: Path
-    home: Path
-    environment: dict[str, str]
-
-    def pulumi(self, *arguments: str) -> str:
-        """Run the CLI as a person would; its output."""
-        done = subprocess.run(
-            ["pulumi", *arguments],
-            cwd=self.project,
-            env=self.environment,
-            capture_output=True,
-            text=True,
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "rehearsal"
+        super().__init__(
+            folder,
+            "a-project",
+            ROOT / "rehearsal" / "bin",
+            LLM_ENDPOINT_REHEARSAL=str(self.home),
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        (self.folder / "Pulumi.dev.yaml").write_text(COMMITTED)
 
     def stack_file(self, stack: str) -> Path:
         """Where the rehearsal keeps a stack's configuration."""
         return self.home / "stacks" / "a-project" / f"Pulumi.{stack}.yaml"
 
 
-COMMITTED = "config:\n  a-project:key: committed\n"
-
-
 @pytest.fixture
 def rehearsal(tmp_path: Path) -> Rehearsal:
-    found = os.environ.get("LLM_ENDPOINT_ENGINE_BIN")
-    if not found:
-        pytest.skip("no Pulumi engine: LLM_ENDPOINT_ENGINE_BIN is not set (./scripts/test sets it)")
-    project, backend = tmp_path / "project", tmp_path / "backend"
-    project.mkdir()
-    backend.mkdir()
-    (project / "Pulumi.yaml").write_text("name: a-project # ours\nruntime: python\n")
-    (project / "__main__.py").touch()
-    (project / "Pulumi.dev.yaml").write_text(COMMITTED)
-    path = [ROOT / "rehearsal" / "bin", Path(sys.executable).parent, found]
-    environment = {
-        "PATH": os.pathsep.join([*map(str, path), os.environ["PATH"]]),
-        "HOME": str(tmp_path),
-        "LLM_ENDPOINT_PULUMI": f"{found}/pulumi",
-        "LLM_ENDPOINT_REHEARSAL": str(tmp_path / "rehearsal"),
-        "PULUMI_HOME": str(tmp_path / "pulumi"),
-        "PULUMI_BACKEND_URL": f"file://{backend}",
-        "PULUMI_CONFIG_PASSPHRASE": "rehearsal",
-        "PULUMI_SKIP_UPDATE_CHECK": "1",
-    }
-    made = Rehearsal(project, tmp_path / "rehearsal", environment)
+    made = Rehearsal(tmp_path)
     made.pulumi("stack", "init", "dev")
     return made
 
@@ -294,7 +251,7 @@ def test_the_committed_stack_file_is_never_touched(rehearsal: Rehearsal) -> None
     )
     assert "encryptionsalt" in kept
     assert "s3cret" not in kept
-    assert (rehearsal.project / "Pulumi.dev.yaml").read_text() == COMMITTED
+    assert (rehearsal.folder / "Pulumi.dev.yaml").read_text() == COMMITTED
 
 
 @pytest.mark.rehearsal
@@ -305,7 +262,7 @@ def test_removing_the_stack_keeps_the_committed_file(rehearsal: Rehearsal) -> No
     rehearsal.pulumi("destroy", "--yes", "--remove", "--stack", "dev")
 
     assert not rehearsal.stack_file("dev").exists()
-    assert (rehearsal.project / "Pulumi.dev.yaml").read_text() == COMMITTED
+    assert (rehearsal.folder / "Pulumi.dev.yaml").read_text() == COMMITTED
     assert "dev" not in rehearsal.pulumi("stack", "ls")
 
 

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from rehearsal import timeline
 from rehearsal.containers import tiny_model, vllm
 from rehearsal.hub import Hub
 from rehearsal.world import Accounts, World
+from tests.processes import wait_until
 
 TOKEN = "hf_a_good_token"
 MODEL = "Qwen/Qwen3-4B"
@@ -222,14 +222,6 @@ def running(folder: Path, hub: str, *flags: str, speed: float = 2000) -> Generat
     finally:
         process.kill()
         process.wait()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Poll until the condition holds; fail after a while."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def healthy(container: Container) -> bool:

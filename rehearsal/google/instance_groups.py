@@ -55,7 +55,7 @@ def plan(group: Body | None, rows: dict[str, Body]) -> Plan:
         return Plan(0, [*staying])
     size: int = group["targetSize"]
     policy: Body = group.get("updatePolicy") or {}
-    ready = {id for id, row in staying.items() if _ready(group, row)}
+    ready = {id for id, row in staying.items() if row["status"] == "RUNNING" and row["available"]}
     wanted = template_of(group)
     worst_first = sorted(staying, key=ready.__contains__)
     new = [id for id in worst_first if staying[id]["template"] == wanted]
@@ -74,11 +74,6 @@ def plan(group: Body | None, rows: dict[str, Body]) -> Plan:
 def template_of(group: Body) -> str:
     """The template that new VMs of the group get, as `projects/...`."""
     return bare(group["versions"][-1]["instanceTemplate"])
-
-
-def _ready(group: Body, row: Body) -> bool:
-    healthy = row["health"] == "HEALTHY" or not group.get("autoHealingPolicies")
-    return row["status"] == "RUNNING" and healthy
 
 
 def _fixed(policy: Body, name: str, size: int) -> int:
@@ -194,6 +189,7 @@ class InstanceGroups:
             "template": template_of(body),
             "status": "PROVISIONING",
             "health": "UNKNOWN",
+            "available": False,
             "instanceId": str(secrets.randbelow(9 * 10**18) + 10**18),
             "creationTimestamp": _now(),
             "machineType": machine_type,

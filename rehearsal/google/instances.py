@@ -20,11 +20,13 @@ SHUTDOWN_OTHERWISE_S = 90.0
 """Seconds between the power button and the end, by provisioning model, as Google documents them."""
 SHUTDOWN_FLOOR_S = 15.0
 BOOT_FLOOR_S = 60.0
-"""Added in this machine's time to the initial delay: its own slowness is not compressed."""
+READY_FLOOR_S = 10.0
+"""Added in this machine's time to the initial delay, and to the time for which a VM must be ready
+to count as available: its own slowness is not compressed."""
 
 
 class Instance:
-    """Lives one `google:instance` row: keeps its `status` and `health` true."""
+    """Lives one `google:instance` row: keeps its `status`, `health` and `available` true."""
 
     def __init__(self, around: Surroundings, id: str) -> None:
         self._around = around
@@ -36,7 +38,7 @@ class Instance:
     async def run(self) -> str:
         """Create, boot and watch the VM; returns why its group must repair it."""
         world = self._world
-        self._set(status="PROVISIONING", health="UNKNOWN")
+        self._set(status="PROVISIONING", health="UNKNOWN", available=False)
         await world.take("VM create", figures.seconds("VM create"))
         self._set(status="STAGING")
         await world.take("VM boot", figures.seconds("VM boot"))
@@ -100,6 +102,7 @@ class Instance:
     async def _watch(self, machine: Machine) -> str:
         start = time.time()
         verdict = Verdict()
+        ready_since: float | None = None
         while machine.running:
             check, delay_s = self._healing()
             if check:
@@ -107,6 +110,9 @@ class Instance:
                 patient = time.time() - start < delay_s / self._world.speed + BOOT_FLOOR_S
                 if verdict.state == "UNHEALTHY" and (verdict.was_healthy or not patient):
                     return "its health check fails"
+            ready = not check or verdict.state == "HEALTHY"
+            ready_since = (ready_since or time.time()) if ready else None
+            self._set(available=ready and time.time() - (ready_since or 0) >= self._min_ready_s())
             interval_s = check.interval_s if check else 0.0
             with suppress(TimeoutError):
                 pause_s = max(interval_s / self._world.speed, FLOOR_S)
@@ -120,6 +126,13 @@ class Instance:
             return None, 0.0
         check = HealthCheck.find(self._world.store, policy["healthCheck"])
         return check, float(policy["initialDelaySec"])
+
+    def _min_ready_s(self) -> float:
+        """How long the VM must be ready before its group counts on it, in this machine's time."""
+        group = self._world.store.get(GROUP, self._row["group"]) or {}
+        policy: Body = group.get("updatePolicy") or {}
+        life_s: int = policy.get("minReadySec") or 0
+        return life_s / self._world.speed + READY_FLOOR_S if life_s else 0.0
 
     async def _judge(
         self, machine: Machine, check: HealthCheck, verdict: Verdict, start: float

@@ -723,6 +723,7 @@ ROWS: tuple[ResourceType, ...] = (
             one_of("updatePolicy.minimalAction", "REFRESH", "RESTART", "REPLACE"),
             one_of("updatePolicy.replacementMethod", "RECREATE", "SUBSTITUTE"),
             one_of("updatePolicy.instanceRedistributionType", "PROACTIVE", "NONE"),
+            between("updatePolicy", "minReadySec", 0, 3600),
             one_of("instanceLifecyclePolicy.forceUpdateOnRepair", "YES", "NO"),
             one_of("distributionPolicyTargetShape", "EVEN", "BALANCED", "ANY", "ANY_SINGLE_ZONE"),
             not_played("waitForInstances", True, "check readiness from outside"),
