@@ -7,8 +7,6 @@ from pulumi_gcp import cloudrunv2
 from components.engine import TOKEN_FILE, WEIGHTS, EngineContainer
 
 PROBE_PERIOD_S = 10
-LONGEST_START_S = 1800
-"""How long Cloud Run lets a GPU container start: failure threshold times period."""
 
 MOST_CONCURRENCY = 1000
 """Requests at once that Cloud Run takes for an instance."""
@@ -22,7 +20,7 @@ WEIGHTS_VOLUME = "weights"
 
 
 def container(
-    engine: EngineContainer, cpus: int, memory_gib: int, load_time_s: int, *, token: bool
+    engine: EngineContainer, cpus: int, memory_gib: int, start_limit_s: int, *, token: bool
 ) -> cloudrunv2.ServiceTemplateContainerArgsDict:
     """The only container of an instance. `token`: whether it gets the Hugging Face token."""
     health: cloudrunv2.ServiceTemplateContainerStartupProbeHttpGetArgsDict = {
@@ -50,7 +48,7 @@ def container(
             "http_get": health,
             "period_seconds": PROBE_PERIOD_S,
             "timeout_seconds": PROBE_PERIOD_S // 2,
-            "failure_threshold": math.ceil(min(load_time_s, LONGEST_START_S) / PROBE_PERIOD_S),
+            "failure_threshold": math.ceil(start_limit_s / PROBE_PERIOD_S),
         },
         "liveness_probe": {
             "http_get": {"path": engine.health_path, "port": engine.port},

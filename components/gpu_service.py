@@ -58,7 +58,7 @@ class GpuService(pulumi.ComponentResource):
             known: pulumi.Input[str],
         ) -> pulumi.Output[cloudrunv2.ServiceTemplateContainerArgsDict]:
             """The only container, when the revision is `known`."""
-            sizes = (args["cpus"], args["memory_gib"], args["load_time_s"])
+            sizes = (args["cpus"], args["memory_gib"], args["start_limit_s"])
             return container(known).apply(
                 lambda it: cloud_run.container(it, *sizes, token=token is not None)
             )

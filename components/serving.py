@@ -55,4 +55,6 @@ class ServiceArgs(TypedDict):
     min_instances: int
     max_instances: int
     zonal_redundancy: bool
+    start_limit_s: int
+    """Seconds from an instance's start until its engine must answer, or it counts as broken."""
     protect: bool

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
@@ -28,6 +29,7 @@ from components.engine import engine as engine_named
 from components.engine import names as engine_names
 from components.hardware import Hardware
 from components.model_source import ModelSource
+from components.models import models
 from components.problem import HIDDEN, NAMESPACE, Problem, command, key, refusal
 from components.serving import MachinesArgs, Rollout, ServiceArgs
 from components.stack_rules import (
@@ -97,6 +99,14 @@ def unique(values: tuple[str, ...]) -> tuple[str, ...]:
 SHUTDOWN_S = {"spot": 20, "standard": 60, "flex-start": 60, "cloud-run": 8}
 """A Spot machine is gone 30 seconds after its notice, others get 90 or more (Compute Engine's
 shutdown period); Cloud Run kills 10 seconds after SIGTERM (its container contract)."""
+
+LONGEST_START_S = 1800
+"""How long Cloud Run lets a GPU container start
+(docs.cloud.google.com/run/docs/configuring/jobs/healthchecks; for services U)."""
+START_S = 360
+"""Four times what vLLM's start, compilation and graph capture take (rehearsal/figures.py)."""
+SECONDS_A_GIGABYTE = {"bucket": 4, "image": 4, "hub": 24}
+"""The same for weights, by where they come from."""
 
 # The engine knows no absent key: an optional one is empty by default.
 EmptyIsNone = BeforeValidator(lambda value: value or None)
@@ -345,8 +355,22 @@ class Settings(BaseModel):
             "min_instances": self.min_instances,
             "max_instances": self.max_instances,
             "zonal_redundancy": self.zonal_redundancy,
+            "start_limit_s": self.start_limit_s,
             "protect": self.protect,
         }
+
+    @property
+    def start_limit_s(self) -> int:
+        """Seconds in which an instance on Cloud Run must load the model; it follows from its size.
+
+        A model that is not in the catalogue gets the longest that Cloud Run allows.
+        """
+        limit = min(self.ready_timeout_minutes * 60, LONGEST_START_S)
+        known = models().get(self.model)
+        if known is None:
+            return limit
+        gigabytes = known.weights / 1e9
+        return min(limit, START_S + math.ceil(gigabytes * SECONDS_A_GIGABYTE[self.weights]))
 
     @property
     def machine(self) -> Machine:
