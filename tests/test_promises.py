@@ -616,7 +616,7 @@ def test_both_platforms_hand_on_the_same_outputs(deploy: Deploy) -> None:
 
 
 def test_an_instance_gets_as_long_to_start_as_its_model_needs(deploy: Deploy) -> None:
-    """A broken small model is noticed soon; a large or unknown one gets all that Cloud Run allows."""
+    """A broken small model is noticed soon; an unknown one gets all that Cloud Run allows."""
 
     def budget(changes: dict[str, str]) -> int:
         service = deploy("cloud-run", changes).one("Service", package="cloudrunv2")
