@@ -5,20 +5,25 @@ import json
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 import requests
 
-from rehearsal import console
+from rehearsal import console, figures
+from rehearsal.google.cloud_run import EXECUTION, INSTANCE
+from rehearsal.google.metadata import INSTANCE as MACHINE
 from rehearsal.session import ROOT, Session
 
 SECRET_VERSION = "gcp:secretmanager/secretVersion:SecretVersion"  # noqa: S105 - a type's name
 TIMEOUT_S = 60.0
 CHAT = "/v1/chat/completions"
+WAKING_TRIES = 10
 ENGINE_ONLY_PATHS = ("/metrics", "/invocations", "/pause", "/", "/v1/../metrics", "/health")
 APPLICATION = "cloudflare:index/zeroTrustAccessApplication:ZeroTrustAccessApplication"
 SERVICE_TOKEN = "cloudflare:index/zeroTrustAccessServiceToken:ZeroTrustAccessServiceToken"  # noqa: S105 - a type's name
@@ -190,6 +195,51 @@ def answers(endpoint: Endpoint) -> Iterator[Outcome]:
     except (ValueError, KeyError, IndexError):
         said = ""
     yield "curl is answered", bool(said), said.strip() or (curl.stderr or curl.stdout)[-300:]
+
+
+def staged_without_a_gpu(endpoint: Endpoint) -> Iterator[Outcome]:
+    """Where weights were fetched into a bucket, that was before any GPU was paid for."""
+    rows = [(row["type"], row["body"]) for row in endpoint.console("GET")]
+    staged = [body["completionTime"] for type_, body in rows if type_ == EXECUTION]
+    if not staged:
+        return
+    paid = [
+        body.get("startTime") or body["creationTimestamp"]
+        for type_, body in rows
+        if type_ in (MACHINE, INSTANCE) and body.get("gpu")
+    ]
+    end, start = max(map(moment, staged)), min(map(moment, paid))
+    name = "no GPU was running while the weights were staged"
+    yield name, end <= start, f"staged until {end:%H:%M:%S}, first GPU at {start:%H:%M:%S}"
+
+
+def sleeps_and_wakes(endpoint: Endpoint, speed: float) -> Iterator[Outcome]:
+    """A service that nobody calls costs its connector only, and the next request wakes it."""
+
+    def running(type_: str) -> list[dict[str, Any]]:
+        return [row["body"] for row in endpoint.console("GET") if row["type"] == type_]
+
+    deadline = time.monotonic() + 2 * figures.seconds("instance with GPU idle") / speed + 30
+    while running(INSTANCE) and time.monotonic() < deadline:
+        time.sleep(1)
+    gpus = [body for body in [*running(INSTANCE), *running(MACHINE)] if body.get("gpu")]
+    yield "after idle time only the connector is left", not gpus, f"{len(gpus)} with a GPU"
+
+    seen: list[Answer] = []
+    for _ in range(WAKING_TRIES):
+        seen.append(endpoint.request("POST", CHAT, endpoint.credentials.headers))
+        if seen[-1].status == 200:
+            break
+    *waiting, last = seen
+    yield "the next request wakes it", last.status == 200, str(last)
+    polite = all(it.status in (429, 503, 524) and it.content_type != "text/html" for it in waiting)
+    told = ", ".join(map(str, waiting)) or "the first one was answered"
+    yield "who waits meanwhile is told so, and not in HTML", polite, told
+
+
+def moment(text: str) -> datetime:
+    """A time as Google's APIs write it."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def consumer_has_it(endpoint: Endpoint) -> Iterator[Outcome]:

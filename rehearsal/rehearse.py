@@ -157,11 +157,15 @@ def _stages(
     endpoint = checks.Endpoint(session, stack)
     with stage("ask the model through Access"):
         _check(result, checks.answers(endpoint))
+        _check(result, checks.staged_without_a_gpu(endpoint))
     with stage("pulumi up again: nothing may change", "noop_up"):
         # The first up showed a preview; the later ones go without, to spare half a minute.
         again = session.must(session.pulumi("up", "--yes", "--skip-preview", stack=stack))
         result.second_up_changes = again.changed
         result.check("a second up changes nothing", not again.changed, str(again.changes))
+    if result.platform == "cloud-run":
+        with stage("the service sleeps, and wakes"):
+            _check(result, checks.sleeps_and_wakes(endpoint, options.speed))
     with stage("another team's stack takes the endpoint"):
         session.prepare_consumer(stack)
         session.must(session.pulumi("up", "--yes", "--skip-preview", stack=stack, project=CONSUMER))
