@@ -150,7 +150,10 @@ def guest_roots(session: Session) -> list[Path]:
 def _guest_files(roots: list[Path]) -> Iterator[Place]:
     """Files written in a guest that a user other than root could read there."""
     for root in roots:
-        since = root.parent.stat().st_ctime - 60  # a little before that process began
+        try:
+            since = root.parent.stat().st_ctime - 60  # a little before that process began
+        except OSError:  # it has ended meanwhile, as instances of a service do
+            continue
         for folder in GUEST_FOLDERS:
             yield from _readable(root / folder, since)
 
