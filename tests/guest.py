@@ -25,6 +25,7 @@ REGISTRY = "us-central1-docker.pkg.dev"
 SECRETS = "secretmanager.googleapis.com"
 ENGINE = f"{REGISTRY}/a-project/docker-hub/vllm/vllm-openai:v0.33.0"
 CLOUDFLARED = f"{REGISTRY}/a-project/docker-hub/cloudflare/cloudflared:2026.8.2"
+PYTHON = f"{REGISTRY}/a-project/docker-hub/library/python:3.13-slim"
 STARTUP_SCRIPT = Path(__file__).parent.parent / "scripts" / "startup.sh"
 
 
@@ -34,7 +35,7 @@ class Cloud:
     def __init__(self) -> None:
         self.metadata: dict[str, str] = {}
         self.secrets: dict[str, str] = {}
-        self.images = {ENGINE, CLOUDFLARED}
+        self.images = {ENGINE, CLOUDFLARED, PYTHON}
         self.refusals: dict[str, list[int]] = {}
         """Host -> statuses to answer the next requests with."""
         self.requests: list[str] = []
@@ -114,6 +115,7 @@ class Guest:
             hosts={REGISTRY: "127.1.0.1", SECRETS: "127.1.0.1"},
             ca=ca,
             images={
+                **machines.IMAGES,
                 "vllm/vllm-openai": Image(fake),
                 "cloudflare/cloudflared": Image(fake, ("--no-autoupdate",), "65532:65532"),
             },
