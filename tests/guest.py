@@ -28,6 +28,7 @@ PAGE = 2
 """Objects that one answer of the storage lists."""
 ENGINE = f"{REGISTRY}/a-project/docker-hub/vllm/vllm-openai:v0.33.0"
 CLOUDFLARED = f"{REGISTRY}/a-project/docker-hub/cloudflare/cloudflared:2026.8.2"
+PYTHON = f"{REGISTRY}/a-project/docker-hub/library/python:3.13-slim"
 STARTUP_SCRIPT = Path(__file__).parent.parent / "scripts" / "startup.sh"
 
 
@@ -37,7 +38,7 @@ class Cloud:
     def __init__(self) -> None:
         self.metadata: dict[str, str] = {}
         self.secrets: dict[str, str] = {}
-        self.images = {ENGINE, CLOUDFLARED}
+        self.images = {ENGINE, CLOUDFLARED, PYTHON}
         self.objects: dict[str, bytes] = {}
         """Of the one bucket, `weights`."""
         self.refusals: dict[str, list[int]] = {}
@@ -131,6 +132,7 @@ class Guest:
             hosts=dict.fromkeys((REGISTRY, SECRETS, STORAGE), "127.1.0.1"),
             ca=ca,
             images={
+                **machines.IMAGES,
                 "vllm/vllm-openai": Image(fake),
                 "cloudflare/cloudflared": Image(fake, ("--no-autoupdate",), "65532:65532"),
             },

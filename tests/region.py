@@ -24,7 +24,7 @@ from rehearsal.machines import machine
 from rehearsal.providers import google, schema
 from rehearsal.providers.google import Google
 from rehearsal.providers.resource import Operation
-from rehearsal.store import Body, Store
+from rehearsal.store import Body
 from rehearsal.timeline import Event, read
 from rehearsal.world import Accounts, World, client_environment
 
@@ -81,7 +81,6 @@ class Cloud:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self.store: Store
         self.do(self._start())
 
     def do(self, work: Coroutine[Any, Any, T], limit_s: float = 60) -> T:
@@ -105,6 +104,12 @@ class Cloud:
         put(VERSION, number, version | {"name": number})
         self.bind("roles/secretmanager.secretAccessor", RUNTIME, secretId=SECRET)
         self.bind("roles/run.developer", OPERATOR, project=PROJECT)
+        self._google = Google(schema.load("gcp", [row.token for row in google.ROWS]))
+        await self._begin()
+
+    async def _begin(self) -> None:
+        """What a daemon does when it starts."""
+        world = self.world
         self.identity = Identity(world.store)
         self.internet = Internet(world)
         registry, secrets = Registry(world, self.identity), SecretManager(world, self.identity)
@@ -117,12 +122,9 @@ class Cloud:
             accept_tunnels=self._no_tunnels,
             ca=world.directory / "ca.pem",
         )
-        self.platform = Platform(self.around, registry, secrets)
-        self.cloud_run = CloudRun(self.platform, self.internet)
-        self.cloud_run.start()
+        self._cloud_run = CloudRun(Platform(self.around, registry, secrets), self.internet)
+        self._cloud_run.start()
         self.environment = client_environment(world.directory, await self.internet.start_proxy())
-        self._google = Google(schema.load("gcp", [row.token for row in google.ROWS]))
-        self.store = world.store
 
     async def _no_tunnels(self, sock: socket.socket) -> asyncio.Server:
         return await self._loop.create_server(asyncio.Protocol, sock=sock)
@@ -134,8 +136,18 @@ class Cloud:
         self._thread.join()
         self._loop.close()
 
+    def restart(self) -> None:
+        """Stop the clouds' daemon, and start another one."""
+
+        async def act() -> None:
+            await self._finish()
+            self.world = World(self.world.directory, self.world.speed, faults=self.world.faults)
+            await self._begin()
+
+        self.do(act())
+
     async def _finish(self) -> None:
-        await self.cloud_run.close()
+        await self._cloud_run.close()
         await self.internet.close()
         self.world.store.close()
 
@@ -217,8 +229,10 @@ class Cloud:
         """Ask as anybody on the internet."""
         proxies = {"https": self.environment["HTTPS_PROXY"]}
         verify = str(self.world.directory / "ca.pem")
-        options = {"timeout": 30, "proxies": proxies, "verify": verify} | options
-        return requests.request(options.pop("method", "GET"), url + path, **options)  # noqa: S113 (in options)
+        method: str = options.pop("method", "GET")
+        headers = {"Connection": "close", **options.pop("headers", {})}
+        way: dict[str, Any] = {"proxies": proxies, "verify": verify, "timeout": 30}
+        return requests.request(method, url + path, headers=headers, **(way | options))  # noqa: S113 it is there
 
     def api(self, method: str, path: str, email: str = OPERATOR, body: Any = None) -> Any:
         """Ask run.googleapis.com as a service account: the status and the JSON."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse, ClientSession, web
 
+from rehearsal import timeline
 from rehearsal.google import identity as iam
 from rehearsal.google import instance_groups, instances, network, registry, secret_manager
 from rehearsal.google.guest import Surroundings
@@ -613,13 +614,14 @@ def declare(
     size: int = 1,
     script: str = "#!/bin/bash\n",
     update_on_repair: str = "NO",
+    machine_type: str = "g2-standard-8",
 ) -> None:
     """Write a template, health check and group as the providers do."""
     put = world.store.put
     name = f"projects/{PROJECT}/regions/{REGION}/instanceTemplates/{template}"
     interface = {"subnetwork": f"{API}/regions/{REGION}/subnetworks/llm"}
     body: Body = {
-        "machineType": "g2-standard-8",
+        "machineType": machine_type,
         "disks": [{"sourceImage": "projects/x/global/images/family/y"}],
         "metadata": {"revision": template},
         "metadataStartupScript": script,
@@ -859,6 +861,37 @@ def test_a_surge_beyond_the_quota_says_so_and_goes_on_serving(world: World) -> N
     metric = "PREEMPTIBLE_NVIDIA_L4_GPUS"
     assert errors[0]["code"] == "QUOTA_EXCEEDED"
     assert errors[0]["message"] == f"Quota '{metric}' exceeded.  Limit: 1.0 in region {REGION}."
+
+
+def test_a_machine_type_that_nobody_sells_is_not_found(world: World) -> None:
+    """A small one without a GPU is; the group says what it misses and waits."""
+
+    async def scenario(cloud: Cloud) -> None:
+        declare(world, machine_type="e2-mini")
+        await cloud.until(lambda: bool(world.store.all(ERROR)))
+        assert not cloud.rows
+        declare(world, "two", machine_type="e2-micro")
+        await cloud.serving("two")
+
+    cloud = rehearse(world, scenario)
+    errors = [it["message"] for it in world.store.all(ERROR).values()]
+    assert all(it.endswith("/machineTypes/e2-mini' was not found") for it in errors)
+    assert (cloud.machines[0].spec.gpu_count, cloud.rows[0]["gpu"]) == (0, None)
+
+
+def test_the_timeline_tells_how_long_a_gpu_was_taken(world: World) -> None:
+    """From the creation of its machine until that is gone."""
+
+    async def scenario(cloud: Cloud) -> None:
+        declare(world)
+        await cloud.serving()
+        world.store.delete(GROUP, GROUP_ID)
+        await cloud.until(lambda: not cloud.rows)
+
+    rehearse(world, scenario)
+    [span] = [it for it in timeline.read(world.timeline) if it.holds]
+    assert (span.holds, span.name[:11]) == ("nvidia-l4", "GPU of llm-")
+    assert span.end > span.start
 
 
 def test_deleting_a_group_shuts_its_machines_down(world: World) -> None:

@@ -21,7 +21,8 @@ from rehearsal.world import Accounts, World
 
 PROJECT, NUMBER, REGION = "a-project", "104042781755", "us-central1"
 ACCOUNT, ZONE = "a" * 32, "b" * 32
-SOURCE = {"sourceImage": "projects/deeplearning-platform-release/global/images/family/x"}
+FAMILIES = "projects/{}/global/images/family/{}"
+SOURCE = {"sourceImage": FAMILIES.format("deeplearning-platform-release", "common-cu129-ubuntu")}
 SPOT = {
     "provisioningModel": "SPOT",
     "preemptible": True,
@@ -330,6 +331,26 @@ def test_a_template_that_no_vm_could_have_is_refused(gcp: Cloud, scheduling: Bod
     """The plugin lets impossible scheduling pass; the service does not."""
     with pytest.raises(CloudError, match=words):
         template(gcp, scheduling=scheduling)
+
+
+@pytest.mark.parametrize(
+    ("project", "family", "found"),
+    [
+        ("cos-cloud", "cos-stable", True),
+        ("cos-cloud", "cos-121-lts", True),
+        (PROJECT, "a-baked-one", True),
+        ("cos-cloud", "cos-latest", False),
+        ("nobody", "cos-stable", False),
+    ],
+)
+def test_a_boot_image_must_be_one_of_its_family(gcp: Cloud, project: str, family: str, found: bool):
+    """The plugin looks it up; one of the project's own is taken at its word."""
+    disks = [{"sourceImage": FAMILIES.format(project, family)}]
+    if found:
+        assert template(gcp, disks=disks)["disks"] == disks
+    else:
+        with pytest.raises(ValueError, match=f"Could not find image or family {family}"):
+            template(gcp, disks=disks)
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,12 @@ class Instance:
         self._id = id
         self._machine: Machine | None = None
         self._servers: list[Server] = []
+        self._began = 0.0
 
     async def run(self) -> str:
         """Create, boot and watch the VM; returns why its group must repair it."""
         world = self._world
+        self._began = time.time()
         self._set(status="PROVISIONING", health="UNKNOWN", available=False)
         await world.take("VM create", figures.seconds("VM create"))
         self._set(status="STAGING")
@@ -56,6 +58,12 @@ class Instance:
             self._machine = None
         while self._servers:
             self._servers.pop().close()
+        if self._began and (gpu := self._row["gpu"]):
+            span = timeline.Event(
+                f"GPU of {self._row['name']}", self._began, time.time(), holds=gpu["type"]
+            )
+            timeline.record(self._world.timeline, span)
+        self._began = 0.0
 
     def _grace_s(self) -> float:
         model: str = self._row["scheduling"].get("provisioningModel", "STANDARD")

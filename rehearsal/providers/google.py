@@ -32,7 +32,7 @@ from rehearsal.providers.resource import (
     fill,
     plain,
 )
-from rehearsal.providers.schema import Failure, Schema, as_object
+from rehearsal.providers.schema import Failure, Schema, as_array, as_object
 from rehearsal.store import Body
 from rehearsal.world import World
 
@@ -169,6 +169,29 @@ def not_public(operation: Operation, body: Body) -> None:
             " access prevention is enforced."
         )
         raise CloudError(412, message, "conditionNotMet")
+
+
+PUBLIC_IMAGES = {
+    "cos-cloud": r"cos-(?:stable|beta|dev|\d+-lts)",
+    "debian-cloud": r"debian-\d+",
+    "deeplearning-platform-release": r"(?:common|pytorch)-.+",
+    "ubuntu-os-accelerator-images": r"ubuntu-accelerator-.+",
+    "ubuntu-os-cloud": r"ubuntu-.+",
+}
+"""Project -> its image families."""
+
+
+def known_image(operation: Operation, body: Body) -> None:
+    """The plugin looks a family of boot images up; one of the user's own is taken at its word."""
+    for disk in as_array(body["disks"]):
+        image = plain(disk.get("sourceImage") or "")
+        match = re.fullmatch(r"projects/([^/]+)/global/images/family/(.+)", image)
+        if not match or match[1] in operation.world.accounts.projects:
+            continue
+        if not re.fullmatch(PUBLIC_IMAGES.get(match[1], r"\Z."), match[2]):
+            raise ValueError(
+                f"error resolving image name '{image}': Could not find image or family {match[2]}"
+            )
 
 
 MODELS = ("STANDARD", "SPOT", "FLEX_START", "RESERVATION_BOUND")
@@ -683,7 +706,7 @@ ROWS: tuple[ResourceType, ...] = (
             "networkInterfaces[].subnetwork": Reference((SUBNETWORK,)),
         },
         defaults={"canIpForward": False, "scheduling": {"automaticRestart": True}},
-        service=(sound_scheduling,),
+        service=(known_image, sound_scheduling),
         computed=template_outputs,
     ),
     compute(

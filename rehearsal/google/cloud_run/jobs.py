@@ -15,7 +15,7 @@ from urllib.parse import quote
 from rehearsal import figures
 from rehearsal.errors import CloudError
 from rehearsal.google.cloud_run import EXECUTION, JOB, OPERATION, TASK
-from rehearsal.google.cloud_run.instance import Instance
+from rehearsal.google.cloud_run.instance import GRACE_S, Instance
 from rehearsal.google.cloud_run.platform import Platform
 from rehearsal.google.cloud_run.respell import task_template
 from rehearsal.google.cloud_run.workload import Workload
@@ -239,7 +239,7 @@ class Jobs:
             instance.log(str(error))
             return INTERNAL, 0, str(error)
         finally:
-            await instance.stop()
+            await instance.stop(0 if self._closed else GRACE_S)
         instance.log(f"Container called exit({exit_code}).")
         if exit_code:
             return ABORTED, exit_code, "The container exited with an error."

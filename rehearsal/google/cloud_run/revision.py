@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -114,7 +114,7 @@ class Revision:
         self._running: list[Running] = []
         self._waiting: deque[asyncio.Future[Running]] = deque()
         self._startups: list[float] = []
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._again: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -151,8 +151,8 @@ class Revision:
             self._again.cancel()
         for running in [*self._running]:
             self._leave(running, grace_s)
-        while self._leaving:
-            await asyncio.wait(self._leaving)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     # Requests
 
@@ -259,7 +259,7 @@ class Revision:
         instance = Instance(self._platform, self.workload)
         client = relay.client(InstanceConnector(instance, self.workload.port))
         running = Running(instance, client)
-        running.task = asyncio.create_task(self._live(running))
+        running.task = self._do(self._live(running))
         self._running.append(running)
         return running
 
@@ -337,10 +337,15 @@ class Revision:
 
     def _leave(self, running: Running, grace_s: float) -> None:
         """Take an instance out of service, and end it."""
-        leaving = asyncio.create_task(self._end(running, grace_s))
-        self._leaving.add(leaving)
-        leaving.add_done_callback(self._leaving.discard)
+        self._do(self._end(running, grace_s))
         self._running.remove(running)
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin something that `close` waits for."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _end(self, running: Running, grace_s: float) -> None:
         if running.task:
