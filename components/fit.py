@@ -15,6 +15,7 @@ from components.memory_flags import CACHE_BYTES, DEFAULT, Engine
 from components.models import Model
 
 GIB = 2**30
+UTILIZATION = 0.92
 
 LOGITS_BYTES, LEAST_LOGITS_BYTES = 38.4, 16.0
 """A sequence and a word of the vocabulary, while the sampler works: 9.6 copies in 32 bits with vLLM
@@ -77,12 +78,12 @@ def fit(
     count: int,
     max_model_len: int,
     *,
-    utilization: float = 0.92,
+    utilization: float = UTILIZATION,
     engine: Engine = DEFAULT,
 ) -> Fit:
     """Reckon a model on `count` GPUs of a kind, its weights split over them.
 
-    `utilization` is --gpu-memory-utilization.
+    `utilization` is --gpu-memory-utilization, by default vLLM's own.
     """
     batch, sequences = _batch(gpu, engine)
     budget = gpu.usable_gib * utilization

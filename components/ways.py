@@ -15,9 +15,6 @@ NATIVE = {"bf16": (8, 0), "fp8": (8, 9), "nvfp4": (10, 0), "mxfp4": (10, 0)}
 """Compute capability from which a GPU computes with numbers as they are stored; below it, and with
 int4 always, they are widened to 16 bits layer by layer. All compute fp16 and int8."""
 
-UTILIZATION = 0.92
-"""vLLM's own --gpu-memory-utilization, and a stack's default."""
-
 
 @dataclass(frozen=True)
 class Way:
@@ -53,8 +50,8 @@ def ways(
     model: Model,
     max_model_len: int,
     *,
+    utilization: float,
     region: str | None = None,
-    utilization: float = UTILIZATION,
     engine: Engine = DEFAULT,
 ) -> list[Way]:
     """Every way that the catalogue has, whether it fits or not, the cheapest first.

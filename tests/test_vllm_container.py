@@ -1,6 +1,5 @@
 """What stands where the vLLM image would: starts, refuses and answers as vLLM does."""
 
-import asyncio
 import contextlib
 import json
 import os
@@ -16,18 +15,15 @@ from pathlib import Path
 import openai
 import pytest
 import requests
-from aiohttp import web
 
 from components import catalogue
 from components.models import models
 from components.vllm_flags import FLAGS
 from rehearsal import timeline
 from rehearsal.containers import tiny_model, vllm
-from rehearsal.hub import Hub
-from rehearsal.world import Accounts, World
+from tests.hub_site import TOKEN, hub_site
 from tests.processes import wait_until
 
-TOKEN = "hf_a_good_token"
 MODEL = "Qwen/Qwen3-4B"
 GATED = "meta-llama/Llama-3.1-8B-Instruct"
 PROMPT = "a prompt that nobody else should read"
@@ -36,26 +32,8 @@ PROMPT = "a prompt that nobody else should read"
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The hub's site on this machine."""
-    world = World(tmp_path_factory.mktemp("world"))
-    accounts = Accounts(
-        projects={}, cloudflare_accounts={}, cloudflare_zones={}, hugging_face_tokens=[TOKEN]
-    )
-    (world.directory / "accounts.json").write_text(accounts.model_dump_json())
-    listener = socket.create_server(("127.0.0.1", 0))
-    loop = asyncio.new_event_loop()
-
-    async def start() -> None:
-        server = web.Server(Hub(world).handle)
-        await loop.create_server(server, sock=listener)
-
-    loop.run_until_complete(start())
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
-    listener.close()
+    with hub_site(tmp_path_factory.mktemp("world")) as url:
+        yield url
 
 
 @pytest.fixture
