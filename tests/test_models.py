@@ -153,6 +153,7 @@ def test_a_window_that_is_switched_off_is_none() -> None:
     model = read("Qwen/Qwen3-8B", sliding_window=4096, use_sliding_window=False)
 
     assert model.sliding is None
+    assert read("Qwen/Qwen3-8B", model_type="phi3", sliding_window=None).sliding is None
     assert read("mistralai/Mixtral-8x7B-v0.1", sliding_window=4096).full is None
 
 
