@@ -96,7 +96,7 @@ class ModelBucket(pulumi.ComponentResource):
         # of what is happening (docs/decisions/0011-weights-are-staged-by-a-job.md).
         staged = local.Command(
             f"{name}-staged",
-            create=".venv/bin/python scripts/stage_weights.py",
+            create=".venv/bin/python -m scripts.stage_weights",
             environment=what
             | {
                 "PROJECT": place.project,

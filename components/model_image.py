@@ -98,7 +98,7 @@ class ModelImage(pulumi.ComponentResource):
         )
         built = local.Command(
             f"{name}-image",
-            create=".venv/bin/python scripts/build_image.py",
+            create=".venv/bin/python -m scripts.build_image",
             environment={
                 "PROJECT": place.project,
                 "REGION": place.region,

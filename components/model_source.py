@@ -11,7 +11,7 @@ class ModelSource(NamedTuple):
     """Whose names for models and whose layout of files: Hugging Face's or Ollama's."""
     model: str
     revision: str
-    """Commit, tag or branch; empty takes the newest."""
+    """Commit, tag or branch."""
     hub: str
     """Address of the Hugging Face hub, or of a mirror."""
     keep: bool

@@ -35,7 +35,7 @@ class Readiness(pulumi.ComponentResource):
 
         local.Command(
             f"{name}-answer",
-            create=".venv/bin/python scripts/wait_until_ready.py",
+            create=".venv/bin/python -m scripts.wait_until_ready",
             environment={
                 "ENDPOINT_HOSTNAME": args["hostname"],
                 "ENDPOINT_MODEL": probe.apply(lambda it: it.model),

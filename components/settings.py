@@ -319,7 +319,7 @@ class Settings(BaseModel):
             weights=self.weights,
             kind=engine_named(self.engine).SOURCE,
             model=self.model,
-            revision=self.model_revision or "",
+            revision=self.model_revision or "main",
             hub=self.hugging_face_endpoint,
             keep=self.keep_weights,
         )

@@ -49,7 +49,7 @@ class Tunnel(pulumi.ComponentResource):
         # refuses to delete a tunnel (error 1022) while it still counts connections.
         disconnection = local.Command(
             f"{name}-disconnection",
-            delete=".venv/bin/python scripts/clear_tunnel_connections.py",
+            delete=".venv/bin/python -m scripts.clear_tunnel_connections",
             environment={
                 "CLOUDFLARE_ACCOUNT_ID": domain.account_id,
                 "TUNNEL_ID": tunnel.id,

@@ -13,8 +13,10 @@ Environment:
   HF_TOKEN_PATH      file with the hub's token, if there is one; TOKEN_PATH unless it is set
   GCE_METADATA_HOST  the metadata server, where it is not Google's
 
-`.staging.json` in the bucket tells how it stands: `state` (running, done, failed), `commit`,
-`files` and `bytes` (`done`, `total`), `error`, `next`. Exits 1 when it failed.
+`.staging.json` in the bucket tells how it stands: `state` (running, done, failed), the job's
+`execution`, `commit`, `files` and `bytes` (`done`, `total`), `error`, `next`.
+
+Exits 1 when it failed.
 """
 
 import hashlib
@@ -31,7 +33,7 @@ import time
 import traceback
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -94,6 +96,19 @@ class Source(Protocol):
     @property
     def headers(self) -> dict[str, str]:
         """What its requests carry."""
+        ...
+
+    @property
+    def about(self) -> str:
+        """The address whose answer tells which commit the model has now."""
+        ...
+
+    def commit(self, answer: bytes) -> str:
+        """The commit, of such an answer."""
+        ...
+
+    def sample(self, commit: str) -> str:
+        """The address of a small file: whoever may not have the others is refused there, too."""
         ...
 
     def plan(self) -> Plan:
@@ -323,13 +338,25 @@ class Hub:
         """The token, if there is one."""
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
+    @property
+    def about(self) -> str:
+        """What the hub says of the revision."""
+        return f"{self.endpoint}/api/models/{self.model}/revision/{quote(self.revision, '')}"
+
+    def commit(self, answer: bytes) -> str:
+        """Git's name of it."""
+        return json.loads(answer)["sha"]
+
+    def sample(self, commit: str) -> str:
+        """The file that next to every model has."""
+        return f"{self.endpoint}/{self.model}/resolve/{commit}/config.json"
+
     def plan(self) -> Plan:
         """What of the repository an engine needs, at the commit that the revision means now."""
-        api = f"{self.endpoint}/api/models/{self.model}"
-        commit = json.loads(fetch(self, f"{api}/revision/{quote(self.revision, '')}")[1])["sha"]
+        commit = self.commit(fetch(self, self.about)[1])
         here = f"{self.endpoint}/{self.model}/resolve/{commit}/"
         listed: dict[str, dict[str, Any]] = {}
-        url = f"{api}/tree/{commit}?recursive=true"
+        url = f"{self.endpoint}/api/models/{self.model}/tree/{commit}?recursive=true"
         while url:
             headers, raw = fetch(self, url)
             listed |= {it["path"]: it for it in json.loads(raw) if it["type"] == "file"}
@@ -421,12 +448,25 @@ class Ollama:
         host, namespace, model = ["registry.ollama.ai", "library"][: 3 - len(parts)] + parts
         return host, namespace, model, tag
 
+    @property
+    def about(self) -> str:
+        """The manifest."""
+        host, namespace, model, tag = self.name
+        return f"https://{host}/v2/{namespace}/{model}/manifests/{tag}"
+
+    def commit(self, answer: bytes) -> str:
+        """The manifest's digest, which Ollama shows as the model's id."""
+        return hashlib.sha256(answer).hexdigest()
+
+    def sample(self, commit: str) -> str:
+        """The manifest: there are open models only."""
+        return self.about
+
     def plan(self) -> Plan:
         """Its blobs, and in the end the manifest that lists them."""
-        host, namespace, model, tag = self.name
-        base = f"https://{host}/v2/{namespace}/{model}"
-        raw = fetch(self, f"{base}/manifests/{tag}")[1]
+        raw = fetch(self, self.about)[1]
         manifest = json.loads(raw)
+        base = self.about.rpartition("/manifests/")[0]
         files = {
             it["digest"]: File(
                 f"blobs/{it['digest'].replace(':', '-')}",
@@ -437,7 +477,7 @@ class Ollama:
             for it in (*manifest["layers"], manifest["config"])
         }
         path = "/".join(("manifests", *self.name))
-        return Plan(hashlib.sha256(raw).hexdigest(), [*files.values()], {path: raw})
+        return Plan(self.commit(raw), [*files.values()], {path: raw})
 
     def refusal(self, status: int, code: str) -> StagingError:
         """In the words of whoever wants to do something about it."""
@@ -452,6 +492,13 @@ class Ollama:
 
 
 # --- Staging --------------------------------------------------------------------------------------
+
+
+def amount(files: Mapping[str, int], size: Mapping[str, int]) -> str:
+    """How much is there, for people."""
+    unit, name = (1e9, "GB") if size["total"] >= 1e9 else (1e6, "MB")
+    told = f"{size['done'] / unit:.1f} of {size['total'] / unit:.1f} {name}"
+    return f"{files['done']} of {files['total']} files, {told}"
 
 
 class Count:
@@ -470,9 +517,7 @@ class Count:
             self.files["done"] += whole
 
     def __str__(self) -> str:
-        unit, name = (1e9, "GB") if self.bytes["total"] >= 1e9 else (1e6, "MB")
-        size = f"{self.bytes['done'] / unit:.1f} of {self.bytes['total'] / unit:.1f} {name}"
-        return f"{self.files['done']} of {self.files['total']} files, {size}"
+        return amount(self.files, self.bytes)
 
 
 def chunks(source: Source, file: File) -> Iterator[bytes]:
@@ -568,6 +613,7 @@ def stage(source: Source, bucket: Bucket, files: list[File], count: Count) -> It
 def run(source: Source, bucket: Bucket) -> None:
     """Bring the bucket to what the source's plan says, and tell in it how that goes."""
     told: dict[str, Any] = {"state": "running"}
+    told["execution"] = os.environ.get("CLOUD_RUN_EXECUTION", "")
 
     def tell(**more: Any) -> None:
         told.update(more)
@@ -630,16 +676,20 @@ def stopped(*_: Any) -> None:
     raise StagingError("the job was stopped")
 
 
+def source_of(env: Mapping[str, str], token: str) -> Source:
+    """Where the environment says that the model comes from."""
+    if env["SOURCE"] == "ollama":
+        return Ollama(env["MODEL"])
+    return Hub(env["HF_ENDPOINT"].rstrip("/"), env["MODEL"], env["REVISION"], token)
+
+
 def main() -> None:
     """Stage what the environment names."""
     env = os.environ
     token = ""
     with suppress(FileNotFoundError):
         token = Path(env.get("HF_TOKEN_PATH", TOKEN_PATH)).read_text().strip()
-    source: Source = Ollama(env["MODEL"])
-    if env["SOURCE"] == "hub":
-        source = Hub(env["HF_ENDPOINT"].rstrip("/"), env["MODEL"], env["REVISION"], token)
-    run(source, Bucket(env["BUCKET"]))
+    run(source_of(env, token), Bucket(env["BUCKET"]))
 
 
 if __name__ == "__main__":

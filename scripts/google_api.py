@@ -46,12 +46,13 @@ class GoogleError(Exception):
 
 
 def base(service: str) -> str:
-    """The address of an API, such as `storage`, without a slash at its end.
+    """The address of an API, such as `storage`, without a path.
 
-    CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE replaces it, as it does for gcloud.
+    CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE names another host, as for gcloud, which wants a path
+    for some APIs.
     """
     override = os.environ.get(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service.upper()}")
-    return (override or f"https://{service}.googleapis.com").rstrip("/")
+    return "/".join((override or f"https://{service}.googleapis.com").split("/")[:3])
 
 
 def session(retries: int = RETRIES) -> requests.Session:
