@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from rehearsal import figures, timeline
+from rehearsal.google import dns
 from rehearsal.google.guest import Machine, Server, Surroundings
 from rehearsal.google.health import FLOOR_S, HealthCheck, Verdict
 from rehearsal.google.metadata import INSTANCE, MetadataServer
@@ -46,7 +47,10 @@ class Instance:
         await world.take("VM boot", figures.seconds("VM boot"))
         self._machine = await self._around.boot(world, self._spec())
         metadata = MetadataServer(world, self._around.identity, self._id)
-        self._servers = await self._around.furnish(self._machine, self._id, metadata.handle)
+        self._servers = [
+            *await self._around.furnish(self._machine, self._id, metadata.handle),
+            await dns.serve(await self._machine.listen(*dns.ADDRESS), self._find),
+        ]
         self._set(status="RUNNING")
         return await self._watch(self._machine)
 
@@ -97,6 +101,11 @@ class Instance:
             ca=self._around.ca,
             boot_image=row["image"],
         )
+
+    def _find(self, name: str) -> str | None:
+        """The address that a host name has for the VM just now."""
+        online, google = self._reach()
+        return self._around.hosts(online=online, google=google).get(name)
 
     def _reach(self) -> tuple[bool, bool]:
         """Whether the VM gets out to the internet, and to Google's own hosts."""

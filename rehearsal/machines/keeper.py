@@ -160,12 +160,16 @@ def overlay(path: Path) -> None:
                 shutil.copy2(entry, target / entry.name)
 
 
+RESOLVER = "nameserver 127.1.0.1\noptions use-vc timeout:1 attempts:1\n"
+"""For names that /etc/hosts lacks: google/dns.py answers, if anything does."""
+
+
 def configure(root: Path, guest: Guest) -> None:
     """What a cloud's image and its first boot set up: names, authorities, commands."""
     names = {"localhost": "127.0.0.1", guest["name"]: guest["internal_ip"], **guest["hosts"]}
     names["metadata.google.internal"] = METADATA_ADDRESS
     replace(root / "etc/hosts", "".join(f"{address} {name}\n" for name, address in names.items()))
-    replace(root / "etc/resolv.conf", "")
+    replace(root / "etc/resolv.conf", RESOLVER)
     replace(root / "etc/hostname", guest["name"] + "\n")
     authority = Path(guest["ca"]).read_text()
     for path in AUTHORITIES:
