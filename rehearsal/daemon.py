@@ -17,9 +17,9 @@ from rehearsal import console, hub, providers
 from rehearsal.cloudflare.edge import Edge
 from rehearsal.engine_run import PR_SET_PDEATHSIG
 from rehearsal.google import oauth2
+from rehearsal.google.guest import Surroundings
 from rehearsal.google.identity import Identity
 from rehearsal.google.instance_groups import InstanceGroups
-from rehearsal.google.instances import Surroundings
 from rehearsal.google.oauth2 import OAuth2
 from rehearsal.google.registry import Registry
 from rehearsal.google.secret_manager import SecretManager

@@ -54,6 +54,8 @@ class World:
         daemon.log
         timeline.jsonl       see timeline.Event
         machines/<name>/     one folder a simulated machine: console.log, timeline.jsonl
+        logs/<name>.log      what the containers of a Cloud Run revision or execution wrote
+        buckets/<name>/      the objects of a bucket of Cloud Storage, as files
     """
 
     directory: Path
@@ -80,6 +82,16 @@ class World:
     def timeline(self) -> Path:
         """The world's own timeline file."""
         return self.directory / "timeline.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of Cloud Run's logs."""
+        return self.directory / "logs"
+
+    @property
+    def buckets(self) -> Path:
+        """Folder of Cloud Storage's buckets."""
+        return self.directory / "buckets"
 
     async def take(self, name: str, life: float) -> None:
         """Let `life` seconds of cloud time pass, and put them on the timeline under `name`."""

@@ -15,9 +15,10 @@ from aiohttp import ClientResponse, ClientSession, web
 
 from rehearsal.google import identity as iam
 from rehearsal.google import instance_groups, instances, network, registry, secret_manager
+from rehearsal.google.guest import Surroundings
 from rehearsal.google.identity import CLOUD_PLATFORM, Identity
 from rehearsal.google.instance_groups import ERROR, InstanceGroups, Plan, plan
-from rehearsal.google.instances import GROUP, Surroundings
+from rehearsal.google.instances import GROUP
 from rehearsal.google.metadata import INSTANCE, MetadataServer
 from rehearsal.google.oauth2 import OAuth2
 from rehearsal.google.registry import Registry
@@ -547,7 +548,7 @@ class Cloud:
                 identity=self.identity,
                 boot=machine.boot if internet else self._boot,
                 names=internet.names if internet else lambda: SITES,
-                serve_https=internet.serve if internet else self._serve,
+                serve_https=internet.serve if internet else self._serve_https,
                 accept_tunnels=self._serve,
                 ca=world.directory / "ca.pem",
             )
@@ -559,6 +560,9 @@ class Cloud:
         self.machines.append(guest)
         self.most = max(self.most, sum(it.running for it in self.machines))
         return guest
+
+    async def _serve_https(self, listening: socket.socket, _: str) -> asyncio.Server:
+        return await self._serve(listening)
 
     async def _serve(self, listening: socket.socket) -> asyncio.Server:
         return await asyncio.get_running_loop().create_server(asyncio.Protocol, sock=listening)

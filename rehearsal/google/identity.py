@@ -15,6 +15,17 @@ TOKEN_PREFIX = "ya29."  # noqa: S105 how every access token of Google's begins
 TOKEN_LIFETIME_S = 3600
 """Of this machine's time, not the cloud's: what uses a token here is not compressed either."""
 
+SEE_OBJECTS = frozenset({"storage.objects.get", "storage.objects.list"})
+USE_OBJECTS = SEE_OBJECTS | {"storage.objects.create", "storage.objects.delete"}
+USE_BUCKETS = USE_OBJECTS | {"storage.buckets.get"}
+
+SEE_JOBS = frozenset(
+    f"run.{noun}.{verb}"
+    for noun in ("executions", "jobs", "operations", "tasks")
+    for verb in ("get", "list")
+)
+RUN_JOBS = SEE_JOBS | {"run.executions.cancel", "run.jobs.run"}
+
 ROLES: dict[str, frozenset[str]] = {
     "roles/secretmanager.secretAccessor": frozenset({"secretmanager.versions.access"}),
     "roles/secretmanager.admin": frozenset({"secretmanager.versions.access"}),
@@ -22,10 +33,28 @@ ROLES: dict[str, frozenset[str]] = {
     "roles/artifactregistry.writer": frozenset({"artifactregistry.repositories.downloadArtifacts"}),
     "roles/artifactregistry.admin": frozenset({"artifactregistry.repositories.downloadArtifacts"}),
     # Editors pull images but do not read secrets: that is so in life.
-    "roles/editor": frozenset({"artifactregistry.repositories.downloadArtifacts"}),
-    "roles/owner": frozenset(
-        {"artifactregistry.repositories.downloadArtifacts", "secretmanager.versions.access"}
+    # To buckets both come by the legacy roles that each bucket gives them when it is made.
+    "roles/editor": frozenset(
+        {"artifactregistry.repositories.downloadArtifacts", *RUN_JOBS, *USE_BUCKETS}
     ),
+    "roles/owner": frozenset(
+        {
+            "artifactregistry.repositories.downloadArtifacts",
+            "run.routes.invoke",
+            "secretmanager.versions.access",
+            *RUN_JOBS,
+            *USE_BUCKETS,
+        }
+    ),
+    "roles/storage.admin": USE_BUCKETS,
+    "roles/storage.objectAdmin": USE_OBJECTS,
+    "roles/storage.objectCreator": frozenset({"storage.objects.create"}),
+    "roles/storage.objectUser": USE_OBJECTS,
+    "roles/storage.objectViewer": SEE_OBJECTS,
+    "roles/run.admin": frozenset({"run.routes.invoke", *RUN_JOBS}),
+    "roles/run.developer": RUN_JOBS,
+    "roles/run.invoker": frozenset({"run.jobs.run", "run.routes.invoke"}),
+    "roles/run.viewer": SEE_JOBS,
 }
 """Role -> those of its permissions that something here asks for. Others grant nothing here."""
 
@@ -33,6 +62,9 @@ BINDINGS = {
     "gcp:projects/iAMMember:IAMMember": "projects/{project}",
     "gcp:secretmanager/secretIamMember:SecretIamMember": "{secretId}",
     "gcp:artifactregistry/repositoryIamMember:RepositoryIamMember": "{repository}",
+    "gcp:storage/bucketIAMMember:BucketIAMMember": "{bucket}",
+    "gcp:cloudrunv2/jobIamMember:JobIamMember": "{name}",
+    "gcp:cloudrunv2/serviceIamMember:ServiceIamMember": "{name}",
 }
 """Type of an IAM binding -> the resource it is attached to. It holds for that and all below it."""
 
@@ -51,12 +83,15 @@ _INVALID = _MISSING.replace(
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever showed a valid token: a service account, or the person who rehearses."""
+    """Whoever showed a valid token: a service account, or the person who rehearses.
+
+    Or a service of Google's own, which shows none.
+    """
 
     email: str
     scopes: frozenset[str]
     owns: frozenset[str] | None = None
-    """A person's projects, in which everything is allowed; None for a service account."""
+    """Projects in which everything is allowed: a person's, a service's; None for an account."""
 
 
 class Identity:
@@ -92,12 +127,15 @@ class Identity:
             raise CloudError(401, _INVALID, "UNAUTHENTICATED")
         return known
 
-    def allowed(self, caller: Caller, permission: str, resource: str) -> bool:
-        """Whether the caller owns the project, or a binding gives the permission on `resource`.
+    def allowed(self, caller: Caller, permission: str, *resources: str) -> bool:
+        """Whether the caller owns the project, or a binding gives the permission on a resource.
 
-        A resource is named as `projects/P/secrets/S`.
+        One is named as `projects/P/secrets/S`; where the name does not say what it lies in
+        (`b/BUCKET`), that comes as another.
         """
-        if any(f"{resource}/".startswith(f"projects/{project}/") for project in caller.owns or ()):
+        places = tuple(f"{resource}/" for resource in resources)
+        owned = tuple(f"projects/{project}/" for project in caller.owns or ())
+        if any(place.startswith(owned) for place in places):
             return True
         members = {f"serviceAccount:{caller.email}", "allAuthenticatedUsers", "allUsers"}
         for type, place in BINDINGS.items():
@@ -106,7 +144,7 @@ class Identity:
                     continue  # conditions are absent on purpose: nothing here uses one
                 if permission not in ROLES.get(body["role"], ()):
                     continue
-                if f"{resource}/".startswith(place.format_map(body) + "/"):
+                if any(it.startswith(place.format_map(body) + "/") for it in places):
                     return True
         return False
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from components import catalogue
 from rehearsal import figures
+from rehearsal.google.guest import Surroundings
 from rehearsal.google.identity import ACCOUNT
-from rehearsal.google.instances import GROUP, Instance, Surroundings
+from rehearsal.google.instances import GROUP, Instance
 from rehearsal.google.metadata import INSTANCE
 from rehearsal.google.network import SUBNETWORK, bare, free_address, resolve
 from rehearsal.store import Body, Change

@@ -1,32 +1,19 @@
 """One VM: from PROVISIONING until it is gone, with the guest that really boots inside it."""
 
 import asyncio
-import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
-
-from aiohttp import web
+from typing import Any
 
 from rehearsal import figures, timeline
+from rehearsal.google.guest import Machine, Server, Surroundings
 from rehearsal.google.health import FLOOR_S, HealthCheck, Verdict
-from rehearsal.google.identity import Identity
 from rehearsal.google.metadata import INSTANCE, MetadataServer
-from rehearsal.google.network import GOOGLE_HOSTS, SUBNETWORK, reaches_internet, resolve
+from rehearsal.google.network import SUBNETWORK, reaches_internet, resolve
 from rehearsal.machines.machine import MachineSpec
 from rehearsal.store import Body
-from rehearsal.world import World
 
 GROUP = "gcp:compute/regionInstanceGroupManager:RegionInstanceGroupManager"
-
-METADATA = ("169.254.169.254", 80)
-INTERNET = ("127.1.0.1", 443)
-EDGE = ("127.1.0.2", 7844)
-"""Where, inside a guest, every site and Cloudflare's tunnel entry answer."""
-EDGE_HOSTS = ("region1.v2.argotunnel.com", "region2.v2.argotunnel.com")
 
 SHUTDOWN_S = {"SPOT": 30.0}
 SHUTDOWN_OTHERWISE_S = 90.0
@@ -34,39 +21,6 @@ SHUTDOWN_OTHERWISE_S = 90.0
 SHUTDOWN_FLOOR_S = 15.0
 BOOT_FLOOR_S = 60.0
 """Added in this machine's time to the initial delay: its own slowness is not compressed."""
-
-
-class Machine(Protocol):
-    """What a VM needs of a simulated machine."""
-
-    @property
-    def running(self) -> bool: ...
-    async def listen(self, address: str, port: int) -> socket.socket: ...
-    async def connect(self, address: str, port: int) -> socket.socket: ...
-    async def wait(self) -> None: ...
-    async def stop(self, grace_s: float) -> None: ...
-    async def delete(self) -> None: ...
-
-
-class Server(Protocol):
-    """What serves a listening socket until it is closed."""
-
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What the rehearsal gives every VM."""
-
-    world: World
-    identity: Identity
-    boot: Callable[[World, MachineSpec], Awaitable[Machine]]
-    names: Callable[[], Iterable[str]]
-    """Hosts of the internet."""
-    serve_https: Callable[[socket.socket], Awaitable[Server]]
-    accept_tunnels: Callable[[socket.socket], Awaitable[Server]]
-    ca: Path
-    """The authority that guests trust."""
 
 
 class Instance:
@@ -87,7 +41,8 @@ class Instance:
         self._set(status="STAGING")
         await world.take("VM boot", figures.seconds("VM boot"))
         self._machine = await self._around.boot(world, self._spec())
-        await self._serve(self._machine)
+        metadata = MetadataServer(world, self._around.identity, self._id)
+        self._servers = await self._around.furnish(self._machine, self._id, metadata.handle)
         self._set(status="RUNNING")
         return await self._watch(self._machine)
 
@@ -120,6 +75,7 @@ class Instance:
     def _spec(self) -> MachineSpec:
         row = self._row
         gpu: Body = row["gpu"] or {}
+        online, google = self._reach()
         return MachineSpec(
             name=row["name"],
             zone=row["zone"],
@@ -127,8 +83,9 @@ class Instance:
             gpu_type=gpu.get("type"),
             gpu_count=gpu.get("count", 0),
             gpu_memory_gib=gpu.get("memoryGib", 0),
-            hosts=self._hosts(),
+            hosts=self._around.hosts(online=online, google=google),
             ca=self._around.ca,
+            boot_image=row["image"],
         )
 
     def _reach(self) -> tuple[bool, bool]:
@@ -139,23 +96,6 @@ class Instance:
             self._world.store, row["network"], subnetwork
         )
         return online, online or bool(subnetwork.get("privateIpGoogleAccess"))
-
-    def _hosts(self) -> dict[str, str]:
-        """/etc/hosts of the guest: what cannot be reached does not resolve, for short."""
-        online, google = self._reach()
-        names = {name: INTERNET[0] for name in self._around.names()}
-        if not online:
-            names = {name: it for name, it in names.items() if google and _is_google(name)}
-        return names | ({name: EDGE[0] for name in EDGE_HOSTS} if online else {})
-
-    async def _serve(self, machine: Machine) -> None:
-        loop = asyncio.get_running_loop()
-        answers = MetadataServer(self._world, self._around.identity, self._id).handle
-        metadata = web.Server(answers, access_log=None)
-        sock = await machine.listen(*METADATA)
-        self._servers.append(await loop.create_server(metadata, sock=sock))
-        self._servers.append(await self._around.serve_https(await machine.listen(*INTERNET)))
-        self._servers.append(await self._around.accept_tunnels(await machine.listen(*EDGE)))
 
     async def _watch(self, machine: Machine) -> str:
         start = time.time()
@@ -191,7 +131,3 @@ class Instance:
         if first and verdict.was_healthy:
             event = timeline.Event(f"{row['name']} becomes healthy", start, time.time())
             timeline.record(world.timeline, event)
-
-
-def _is_google(host: str) -> bool:
-    return host.endswith(GOOGLE_HOSTS)

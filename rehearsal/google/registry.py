@@ -23,10 +23,13 @@ _VLLM = (
     " 0.28.0 0.29.0 0.30.0 0.31.0 0.32.0 0.33.0"
 )
 _CLOUDFLARED = "2026.7.2 2026.8.0 2026.8.2 latest"
+_PYTHON = ("3.13", *(f"3.13.{patch}" for patch in range(12)))
 DOCKER_HUB: dict[str, tuple[int, frozenset[str]]] = {
     # vLLM: releases on PyPI of 2026-11-22; size U. cloudflared: tags in its release notes.
+    # Python: the patch releases that are sure to exist; size of the slim variant.
     "vllm/vllm-openai": (10_000_000_000, frozenset(f"v{it}" for it in _VLLM.split()) | {"latest"}),
     "cloudflare/cloudflared": (25_000_000, frozenset(_CLOUDFLARED.split())),
+    "library/python": (45_000_000, frozenset({*_PYTHON, *(f"{it}-slim" for it in _PYTHON)})),
 }
 """Image -> its compressed size in bytes and its tags upstream. Others do not exist."""
 
@@ -34,6 +37,7 @@ _PERMISSION = "artifactregistry.repositories.downloadArtifacts"
 _MANIFEST = re.compile(r"/v2/([^/]+)/([^/]+)/(.+)/manifests/([^/]+)")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _HOST = re.compile(r"([a-z0-9-]+)-docker\.pkg\.dev")
+_REFERENCE = re.compile(r"(?:([^/]+\.[^/]+)/)?(.+?)(?:@(.+)|:([^/@]+))?")
 
 
 class Registry:
@@ -78,6 +82,25 @@ class Registry:
         name = f"projects/{project}/locations/{location[1]}/repositories/{repository}"
         self._authorize(caller, name)
         return _manifest(self._upstream(name), request.path, image, reference)
+
+    def find(self, caller: Caller, reference: str) -> None:
+        """Make sure that the caller can pull an image, from Artifact Registry or Docker Hub.
+
+        CloudError 403 where the caller may not, 404 where there is no such image.
+        """
+        parts = _REFERENCE.fullmatch(reference)
+        if not parts:
+            raise CloudError(404, f'"{reference}" is no image.', "NAME_UNKNOWN")
+        host, path, digest, tag = parts.groups()
+        location = _HOST.fullmatch(host or "")
+        docker_hub = host in (None, "docker.io", "index.docker.io")
+        image = path if docker_hub and "/" in path else f"library/{path}"
+        if location and path.count("/") > 1:
+            project, repository, image = path.split("/", 2)
+            name = f"projects/{project}/locations/{location[1]}/repositories/{repository}"
+            self._authorize(caller, name)
+            docker_hub = self._upstream(name)
+        _manifest(docker_hub, path, image, digest or tag or "latest")
 
     def _caller(self, authorization: str | None) -> Caller:
         try:

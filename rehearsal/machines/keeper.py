@@ -205,6 +205,10 @@ def mount_volatile(root: Path, guest: Guest) -> None:
     world = root / Path(guest["world"]).relative_to("/")
     if world.is_dir():
         tmpfs(world)  # the clouds' own files are not on any of their machines
+    for source, target, readonly in guest["shares"]:
+        bind(Path(source), root / target.lstrip("/"), readonly)
+    for name in filter(Path.is_mount, (root / name for name in guest["readonly"])):
+        make_readonly(name)
     # Not recursive: the disk is mounted inside that folder.
     bind(Path(guest["folder"]), root / "run/rehearsal", recursive=False)
 

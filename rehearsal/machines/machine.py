@@ -19,18 +19,25 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
 COMMANDS = {path.stem.replace("_", "-"): str(path) for path in (HERE / "bin").glob("*.py")}
 """Stand-in commands of the guest, and the program of each."""
+ABSENT = COMMANDS.pop("absent")
+"""What stands for a command that a boot image lacks."""
 
-NO_GPU: dict[str, Any] = {"type": None, "count": 0, "memory_gib": 0}
+NO_GPU: dict[str, Any] = {"type": None, "count": 0, "memory_gib": 0, "driver": ""}
 
 
 @dataclass(frozen=True)
 class Image:
-    """What a container image starts: a Python module, and as whom."""
+    """What a container image starts, and as whom."""
 
     module: str
+    """The Python module that stands for its entry point; empty where the image has none."""
     arguments: tuple[str, ...] = ()
-    """What the image's entry point puts before the container's arguments."""
+    """What the entry point puts before the container's arguments; without one, the default
+    command."""
     user: str = "0:0"
+    programs: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Commands on the image's PATH, each with the module that stands for it: for a container that
+    is started with another entry point. An empty module is this machine's Python itself."""
 
 
 IMAGES = {
@@ -38,8 +45,23 @@ IMAGES = {
     "cloudflare/cloudflared": Image(
         "rehearsal.containers.cloudflared", ("--no-autoupdate",), "65532:65532"
     ),
+    "library/python": Image("", ("python3",), programs={"python": "", "python3": ""}),
 }
 """Container images by their name on Docker Hub, with their real entry points and users."""
+
+NOT_ON_COS = ("apt-get", "nvidia-ctk", "nvidia-smi", "python3")
+"""What a script might look for and Container-Optimized OS has not."""
+READ_ONLY_ON_COS = ("root", "usr")
+
+
+@dataclass(frozen=True)
+class Share:
+    """A folder of the clouds that a machine has mounted."""
+
+    source: Path
+    target: str
+    """Where, in the machine."""
+    readonly: bool
 
 
 @dataclass(frozen=True)
@@ -57,6 +79,13 @@ class MachineSpec:
     ca: Path
     """Certificate authority that the guest trusts besides the usual ones (PEM)."""
     images: Mapping[str, Image] = field(default_factory=lambda: IMAGES)
+    gpu_driver: str = "580.82.07"
+    """Version of the NVIDIA driver."""
+    boot_image: str = ""
+    """Reference of the image on its disk; of those, only Container-Optimized OS lacks anything."""
+    pulled: tuple[str, ...] = ()
+    """Container images that are on its disk from the start."""
+    shares: tuple[Share, ...] = ()
 
 
 class Machine:
@@ -106,15 +135,26 @@ class Machine:
 
         loop.add_reader(ended, hear)
 
-    async def run(self, *command: str) -> tuple[int, str]:
+    async def run(self, *command: str, stdin: bytes = b"") -> tuple[int, str]:
         """A command typed by somebody who has logged in as root: its exit code and output."""
+        process = await self.start_command(*command)
+        output, _ = await process.communicate(stdin)
+        return process.returncode or 0, output.decode(errors="replace")
+
+    async def start_command(
+        self, *command: str, environment: Mapping[str, str] | None = None
+    ) -> Process:
+        """The same, left running: what it writes, errors too, is read from its `stdout`."""
         namespaces = "--user --mount --net --uts --ipc --pid --preserve-credentials"
         enter = f"nsenter --target={self._init} {namespaces} --root --wdns=/".split()
-        process = await asyncio.create_subprocess_exec(
-            *enter, *command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, env={"PATH": PATH}
+        return await asyncio.create_subprocess_exec(
+            *enter,
+            *command,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=STDOUT,
+            env={**(environment or {}), "PATH": PATH},
         )
-        output, _ = await process.communicate()
-        return process.returncode or 0, output.decode(errors="replace")
 
     async def reboot(self, grace_s: float = 90) -> None:
         """Shut the guest down and boot it again."""
@@ -195,7 +235,12 @@ async def boot(world: World, spec: MachineSpec) -> Machine:
 
 def _facts(world: World, spec: MachineSpec) -> dict[str, Any]:
     """machine.json: what the stand-ins know of the machine that they are on."""
-    gpu = {"type": spec.gpu_type, "count": spec.gpu_count, "memory_gib": spec.gpu_memory_gib}
+    gpu = {
+        "type": spec.gpu_type,
+        "count": spec.gpu_count,
+        "memory_gib": spec.gpu_memory_gib,
+        "driver": spec.gpu_driver,
+    }
     return {
         "name": spec.name,
         "zone": spec.zone,
@@ -203,7 +248,9 @@ def _facts(world: World, spec: MachineSpec) -> dict[str, Any]:
         "gpu": gpu if spec.gpu_type else NO_GPU,
         "timeline": "/run/rehearsal/timeline.jsonl",
         "python": sys.executable,
+        "plain_python": str(Path(sys.executable).resolve()),
         "pythonpath": str(REPOSITORY),
+        "pulled": list(spec.pulled),
         "gguf": str(world.gguf.resolve()) if world.gguf else None,
         "images": {name: asdict(image) for name, image in spec.images.items()},
     }
@@ -216,6 +263,7 @@ def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
     if world.gguf:
         ours.add(world.gguf.resolve())
     addresses = {METADATA_ADDRESS, spec.internal_ip, *spec.hosts.values()}
+    cos = "cos-cloud" in spec.boot_image
     return {
         "name": spec.name,
         "internal_ip": spec.internal_ip,
@@ -225,7 +273,9 @@ def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "world": str(world.directory),
         "binds": [str(path) for path in sorted(ours)],
-        "commands": COMMANDS,
+        "shares": [(str(it.source), it.target, it.readonly) for it in spec.shares],
+        "commands": COMMANDS | (dict.fromkeys(NOT_ON_COS, ABSENT) if cos else {}),
+        "readonly": READ_ONLY_ON_COS if cos else (),
         "python": sys.executable,
         "init": str(HERE / "init.py"),
     }

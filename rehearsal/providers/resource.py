@@ -110,6 +110,11 @@ class ResourceType:
     """What the service refuses, during up."""
     created: ServiceCheck | None = None
     """What the service does besides, once the resource exists."""
+    answered: Callable[[Body], None] | None = None
+    """Adds to the outputs, in place, what `outputs` cannot say: what the service fills into
+    lists."""
+    settled: Callable[[Operation, str], Awaitable[None]] | None = None
+    """Waits until the service has done what was asked. Raises OperationFailed when it cannot."""
     deleting: Callable[[Operation, str, Body], Awaitable[None]] | None = None
     """Deletes the resource, in place of removing it from the store."""
 
@@ -230,7 +235,7 @@ class Package:
         if row.created:
             row.created(operation, body)
         operation.world.store.put(row.token, id, body)
-        return id, body
+        return id, await self._settle(operation, row, id, body)
 
     async def read(
         self, operation: Operation, id: str, olds: Body, inputs: Body
@@ -278,7 +283,7 @@ class Package:
         if row.updated:
             row.updated(operation, store.get(row.token, id) or olds, body)
         store.put(row.token, id, body)
-        return body
+        return await self._settle(operation, row, id, body)
 
     async def delete(self, operation: Operation, id: str, olds: Body) -> None:
         """Delete the resource; no error when it is gone already."""
@@ -296,6 +301,13 @@ class Package:
                 store.delete(token, dependent)
         store.delete(row.token, id)
 
+    async def _settle(self, operation: Operation, row: ResourceType, id: str, body: Body) -> Body:
+        """The outputs once the service is done."""
+        if row.settled is None:
+            return body
+        await row.settled(operation, id)
+        return operation.world.store.get(row.token, id) or body
+
     # The service's rules
 
     def complete(self, operation: Operation, row: ResourceType, body: Body) -> None:
@@ -305,6 +317,8 @@ class Package:
         body = copy.deepcopy({key: value for key, value in inputs.items() if key != DEFAULTS})
         self.complete(operation, row, body)
         fill(body, row.outputs, whole=True)
+        if row.answered:
+            row.answered(body)
         for path, reference in row.references.items():
             for holder, key in places(body, path):
                 found = find(operation.world, reference, holder[key], body)

@@ -27,8 +27,10 @@ IMAGES = Path("/var/lib/docker/images.json")
 CONTAINERS = Path("/run/docker/containers")
 """Absent on purpose: containers that outlive a reboot. Ours are all `--rm`."""
 SECONDS = "llm-endpoint.rehearsal/seconds"
-NO_DEVICE = {"type": None, "count": 0, "memory_gib": 0}
+NO_DEVICE = {"type": None, "count": 0, "memory_gib": 0, "driver": ""}
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
+PROGRAMS = Path("/run/rehearsal/bin")
+"""First on a container's PATH: commands that its image has."""
 WRITABLE = ("", "usr", "etc", "var", "opt", "root", "home", "tmp", "run")
 """The mounts of a guest that a container might write to."""
 
@@ -39,6 +41,7 @@ FLAGS: dict[str, dict[str, bool]] = {
         **dict.fromkeys(
             [
                 "--name",
+                "--entrypoint",
                 "--pull",
                 "--gpus",
                 "--ipc",
@@ -159,12 +162,29 @@ def images() -> Generator[dict[str, Record]]:
     with open(IMAGES, "a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        found: dict[str, Record] = json.loads(file.read() or "{}")
+        text = file.read()
+        found: dict[str, Record] = json.loads(text) if text else on_the_disk()
         before = json.dumps(found)
         yield found
         if json.dumps(found) != before:
             file.truncate(0)
             file.write(json.dumps(found))
+
+
+def on_the_disk() -> dict[str, Record]:
+    """Images that this machine came with."""
+    return {it: image_record(it, {}) for it in MACHINE["pulled"]}
+
+
+def image_record(reference: str, manifest: Record) -> Record:
+    """What is kept of an image."""
+    import hashlib
+
+    host, name, tag = split(reference)
+    digest = hashlib.sha256(json.dumps(manifest or reference).encode()).hexdigest()
+    size = sum(layer["size"] for layer in manifest.get("layers", []))
+    id = f"sha256:{digest}"
+    return {"Id": id, "ID": id, "Repository": f"{host}/{name}", "Tag": tag, "Size": size}
 
 
 def split(reference: str) -> tuple[str, str, str]:
@@ -250,13 +270,8 @@ def pull(options: Options, operands: list[str]) -> None:
     event = {"name": f"pull {name.rpartition('/')[2]}", "start": start, "end": time.time()}
     with open(MACHINE["timeline"], "a") as timeline:
         timeline.write(json.dumps({**event, "life": life}) + "\n")
-    import hashlib
-
-    digest = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
     with images() as found:
-        size = sum(layer["size"] for layer in manifest.get("layers", []))
-        found[reference] = {"Id": f"sha256:{digest}", "Repository": f"{host}/{name}", "Tag": tag}
-        found[reference] |= {"ID": f"sha256:{digest}", "Size": size}
+        found[reference] = image_record(reference, manifest)
     print(reference)
 
 
@@ -326,6 +341,7 @@ def run(options: Options, operands: list[str]) -> None:
         "ID": os.urandom(32).hex(),
         "Names": name,
         "Image": reference,
+        "Entrypoint": one(options, "--entrypoint"),
         "Cmd": arguments,
         "Env": environment(options),
         "User": one(options, "--user", image["user"]),
@@ -419,7 +435,7 @@ def hold(record: Record, image: Record, options: Options, ready: int) -> NoRetur
         try:
             # Here and not above: what the container mounts on /run must not hide ours.
             keeper.call("unshare", keeper.CLONE_NEWNS)
-            enter(record, image, options)
+            code = enter(record, image, options)
         except OSError as error:
             print(f"docker: Error response from daemon: {error}", file=sys.stderr, flush=True)
         finally:
@@ -435,8 +451,8 @@ def hold(record: Record, image: Record, options: Options, ready: int) -> NoRetur
     os._exit(code if code >= 0 else 128 - code)
 
 
-def enter(record: Record, image: Record, options: Options) -> None:
-    """Become the container's process."""
+def enter(record: Record, image: Record, options: Options) -> int:
+    """Become the container's process. Returns docker's exit code only where that fails."""
     root = re.fullmatch(r"(root|0)(:.*)?", record["User"]) is not None
     volumes = [volume(it) for it in options.get("--volume", [])]
     volumes.append((Path(MACHINE["timeline"]), Path(MACHINE["timeline"]), False))
@@ -453,13 +469,37 @@ def enter(record: Record, image: Record, options: Options) -> None:
         os.close(descriptor)
     facts = {**MACHINE, "gpu": MACHINE["gpu"] if "--gpus" in options else NO_DEVICE}
     Path("/run/rehearsal/machine.json").write_text(json.dumps(facts))
+    for program, module in image["programs"].items():
+        write_program(PROGRAMS / program, module)
     keeper.mount("proc", "/proc", "proc")
     if "--read-only" in options:
         for name in WRITABLE:
             if Path("/", name).is_mount():
                 keeper.make_readonly(Path("/", name))
     drop_privileges(root, options)
-    os.execve(MACHINE["python"], *command(record, image))  # noqa: S606 -- a shell is not wanted
+    argv, environment = command(record, image)
+    try:
+        os.execvpe(argv[0], argv, environment)  # noqa: S606 -- a shell is not wanted
+    except FileNotFoundError:
+        reason, code = "executable file not found in $PATH", 127
+    except PermissionError:
+        reason, code = "permission denied", 126
+    print(
+        "docker: Error response from daemon: failed to create task for container: failed to create"
+        " shim task: OCI runtime create failed: runc create failed: unable to start container"
+        f' process: exec: "{argv[0]}": {reason}: unknown',
+        file=sys.stderr,
+    )
+    sys.stderr.flush()
+    return code
+
+
+def write_program(path: Path, module: str) -> None:
+    """A command of the image's that starts what stands for it."""
+    starts = f"env PYTHONPATH={MACHINE['pythonpath']} {MACHINE['python']} -m {module}"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f'#!/bin/sh\nexec {starts if module else MACHINE["plain_python"]} "$@"\n')
+    path.chmod(0o755)
 
 
 def volume(text: str) -> tuple[Path, Path, bool]:
@@ -492,16 +532,20 @@ def command(record: Record, image: Record) -> tuple[list[str], dict[str, str]]:
     """What to execute, and the environment: the image's, then the container's."""
     authorities = next(it for it in keeper.AUTHORITIES if Path("/", it).exists())
     of_image = {
-        "PATH": keeper.PATH,
+        "PATH": f"{PROGRAMS}:{keeper.PATH}",
         "HOME": "/root",
         "HOSTNAME": MACHINE["name"],
-        "PYTHONPATH": MACHINE["pythonpath"],
         "PYTHONDONTWRITEBYTECODE": "1",
         "SSL_CERT_FILE": f"/{authorities}",
         "REQUESTS_CA_BUNDLE": f"/{authorities}",
     }
+    environment = {**of_image, **record["Env"]}
+    if record["Entrypoint"]:
+        return [record["Entrypoint"], *record["Cmd"]], environment
+    if not image["module"]:
+        return record["Cmd"] or [*image["arguments"]], environment
     argv = [MACHINE["python"], "-m", image["module"], *image["arguments"], *record["Cmd"]]
-    return argv, {**of_image, **record["Env"]}
+    return argv, {"PYTHONPATH": MACHINE["pythonpath"], **environment}
 
 
 def stop(options: Options, operands: list[str]) -> None:
