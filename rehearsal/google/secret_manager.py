@@ -38,14 +38,17 @@ class SecretManager:
             if CLOUD_PLATFORM not in caller.scopes:
                 message = "Request had insufficient authentication scopes."
                 raise CloudError(403, message, "PERMISSION_DENIED")
-            answer = self.access(caller, **match.groupdict())
+            answer = self._access(caller, **match.groupdict())
         except CloudError as error:
             reply = {"code": error.code, "message": error.message, "status": error.reason}
             return _json({"error": reply}, error.code)
         return _json(answer, 200)
 
-    def access(self, caller: Caller, project: str, secret: str, version: str) -> Body:
-        """What :access answers. CloudError 403, 404 or 400 when it is not this caller's to read."""
+    def payload(self, caller: Caller, project: str, secret: str, version: str) -> bytes:
+        """A secret's bytes. CloudError 403, 404 or 400 when they are not this caller's to read."""
+        return base64.b64decode(self._access(caller, project, secret, version)["payload"]["data"])
+
+    def _access(self, caller: Caller, project: str, secret: str, version: str) -> Body:
         numbers = self._world.accounts.projects
         project = next((id for id, number in numbers.items() if number == project), project)
         name = f"projects/{project}/secrets/{secret}"

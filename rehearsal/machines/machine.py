@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rehearsal.machines.keeper import METADATA_ADDRESS, PATH
+from rehearsal.machines.keeper import IMAGE, METADATA_ADDRESS, PATH
 from rehearsal.world import World
 
 HERE = Path(__file__).parent
@@ -21,6 +21,9 @@ COMMANDS = {path.stem.replace("_", "-"): str(path) for path in (HERE / "bin").gl
 """Stand-in commands of the guest, and the program of each."""
 ABSENT = COMMANDS.pop("absent")
 """What stands for a command that a boot image lacks."""
+
+LONGEST_LINE = 2**20
+"""Bytes of a line that a command may write."""
 
 NO_GPU: dict[str, Any] = {"type": None, "count": 0, "memory_gib": 0, "driver": ""}
 
@@ -41,7 +44,9 @@ class Image:
 
 
 IMAGES = {
-    "vllm/vllm-openai": Image("rehearsal.containers.vllm"),
+    "vllm/vllm-openai": Image(
+        "rehearsal.containers.vllm", programs={"hf": "huggingface_hub.cli.hf"}
+    ),
     "cloudflare/cloudflared": Image(
         "rehearsal.containers.cloudflared", ("--no-autoupdate",), "65532:65532"
     ),
@@ -97,6 +102,7 @@ class Machine:
         self._control = control
         self._ended = asyncio.Event()
         self._ended.set()
+        self._booted = asyncio.Event()
         self._init = 0
 
     @property
@@ -123,36 +129,52 @@ class Machine:
         """Boot the guest's disk. Raises OSError when the guest is gone."""
         (ended,) = self._order("boot")
         self._ended.clear()
+        self._booted.clear()
         loop = asyncio.get_running_loop()
+        heard = bytearray()
 
         def hear() -> None:
-            if process := os.read(ended, 32):
-                self._init = int(process)
+            if said := os.read(ended, 32):  # init's process id, and a line's end once it is up
+                heard.extend(said)
+                if b"\n" in heard and heard.strip():
+                    self._init = int(heard)
+                    self._booted.set()
                 return
             loop.remove_reader(ended)
             os.close(ended)
             self._ended.set()
+            self._booted.set()  # nothing is left to wait for
 
         loop.add_reader(ended, hear)
 
     async def run(self, *command: str, stdin: bytes = b"") -> tuple[int, str]:
         """A command typed by somebody who has logged in as root: its exit code and output."""
-        process = await self.start_command(*command)
+        process = await self.start_command(*command, stdin=PIPE)
         output, _ = await process.communicate(stdin)
         return process.returncode or 0, output.decode(errors="replace")
 
     async def start_command(
-        self, *command: str, environment: Mapping[str, str] | None = None
+        self,
+        *command: str,
+        environment: Mapping[str, str] | None = None,
+        stdin: int = DEVNULL,
     ) -> Process:
-        """The same, left running: what it writes, errors too, is read from its `stdout`."""
+        """The same, left running: what it writes, errors too, is read from its `stdout`.
+
+        Waits until the guest is up. Raises OSError when it is off.
+        """
+        await self._booted.wait()
+        if not self.running:
+            raise ConnectionResetError(f"machine {self.spec.name} is off")
         namespaces = "--user --mount --net --uts --ipc --pid --preserve-credentials"
         enter = f"nsenter --target={self._init} {namespaces} --root --wdns=/".split()
         return await asyncio.create_subprocess_exec(
             *enter,
             *command,
-            stdin=PIPE,
+            stdin=stdin,
             stdout=PIPE,
             stderr=STDOUT,
+            limit=LONGEST_LINE,
             env={**(environment or {}), "PATH": PATH},
         )
 
@@ -207,6 +229,7 @@ async def boot(world: World, spec: MachineSpec) -> Machine:
     folder = world.directory / "machines" / spec.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "machine.json").write_text(json.dumps(_facts(world, spec), indent=2))
+    (folder / "timeline.jsonl").touch()
     python = folder / "python"  # what the stand-in commands name as their interpreter
     python.unlink(missing_ok=True)
     python.symlink_to(sys.executable)
@@ -250,18 +273,24 @@ def _facts(world: World, spec: MachineSpec) -> dict[str, Any]:
         "python": sys.executable,
         "plain_python": str(Path(sys.executable).resolve()),
         "pythonpath": str(REPOSITORY),
+        "ours": [str(it) for it in _ours(world) if it.parts[1] not in IMAGE],
         "pulled": list(spec.pulled),
         "gguf": str(world.gguf.resolve()) if world.gguf else None,
         "images": {name: asdict(image) for name, image in spec.images.items()},
     }
 
 
-def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
-    """What the keeper needs to know."""
+def _ours(world: World) -> list[Path]:
+    """What of this machine is on every guest, for the stand-ins."""
     ours = {REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)}
     ours.add(Path(sys.executable).resolve().parent.parent)
     if world.gguf:
         ours.add(world.gguf.resolve())
+    return sorted(ours)
+
+
+def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
+    """What the keeper needs to know."""
     addresses = {METADATA_ADDRESS, spec.internal_ip, *spec.hosts.values()}
     cos = "cos-cloud" in spec.boot_image
     return {
@@ -272,7 +301,7 @@ def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
         "ca": str(spec.ca),
         "folder": str(folder),
         "world": str(world.directory),
-        "binds": [str(path) for path in sorted(ours)],
+        "binds": [str(path) for path in _ours(world)],
         "shares": [(str(it.source), it.target, it.readonly) for it in spec.shares],
         "commands": COMMANDS | (dict.fromkeys(NOT_ON_COS, ABSENT) if cos else {}),
         "readonly": READ_ONLY_ON_COS if cos else (),
