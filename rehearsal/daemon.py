@@ -16,13 +16,14 @@ from typing import Any
 from rehearsal import console, hub, providers
 from rehearsal.cloudflare.edge import Edge
 from rehearsal.engine_run import PR_SET_PDEATHSIG
-from rehearsal.google import oauth2
+from rehearsal.google import oauth2, storage
 from rehearsal.google.guest import Surroundings
 from rehearsal.google.identity import Identity
 from rehearsal.google.instance_groups import InstanceGroups
 from rehearsal.google.oauth2 import OAuth2
 from rehearsal.google.registry import Registry
 from rehearsal.google.secret_manager import SecretManager
+from rehearsal.google.storage import Storage
 from rehearsal.internet import Internet
 from rehearsal.machines import machine
 from rehearsal.world import World, command_environment
@@ -42,9 +43,11 @@ async def run(world: World) -> None:
         registry = Registry(world, identity)
         internet.site(oauth2.HOST, OAuth2(world, identity).handle)
         internet.site("secretmanager.googleapis.com", SecretManager(world, identity).handle)
+        internet.site(storage.HOST, Storage(world, identity).handle)
         internet.site("*.pkg.dev", registry.handle, names=registry.names)
         internet.site(console.HOST, partial(console.handle, store=world.store))
-        internet.site(hub.HOST, hub.Hub(world).handle)
+        for host, handler in hub.sites(world).items():
+            internet.site(host, handler)
         edge = Edge(world, internet)
         stack.push_async_callback(edge.close)
 

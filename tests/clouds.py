@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rehearsal.google import oauth2
+from rehearsal import hub
+from rehearsal.google import oauth2, storage
 from rehearsal.google.identity import Identity
 from rehearsal.google.oauth2 import OAuth2
+from rehearsal.google.storage import Storage
 from rehearsal.internet import Internet
 from rehearsal.store import Store
 from rehearsal.world import CREDENTIALS, Accounts, World, client_environment
@@ -60,6 +62,9 @@ def clouds(
     async def start() -> tuple[Identity, Internet, int]:
         identity, internet = Identity(world.store), Internet(world)
         internet.site(oauth2.HOST, OAuth2(world, identity).handle)
+        internet.site(storage.HOST, Storage(world, identity).handle)
+        for host, handler in hub.sites(world).items():
+            internet.site(host, handler)
         return identity, internet, await internet.start_proxy()
 
     async def stop(internet: Internet) -> None:

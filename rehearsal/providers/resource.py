@@ -59,8 +59,9 @@ class Reference:
     """What becomes of the other resource's deletion: refused, cascades, or allowed."""
     missing: tuple[int, str, str] | None = None
     """Status, message (`{value}` is filled in) and reason when it does not exist."""
-    linked: bool = True
-    """Whether the service answers with the other's link or id, however the program spelled it."""
+    linked: bool | str = True
+    """Whether the service answers with the other's link or id, however the program spelled it; or
+    a format over the other's outputs, with which it answers."""
 
 
 @dataclass(frozen=True)
@@ -322,7 +323,9 @@ class Package:
         for path, reference in row.references.items():
             for holder, key in places(body, path):
                 found = find(operation.world, reference, holder[key], body)
-                if found and reference.linked:
+                if found and isinstance(reference.linked, str):
+                    holder[key] = reference.linked.format_map(found[1])
+                elif found and reference.linked:
                     holder[key] = found[1].get("selfLink") or found[0]
         return body
 
@@ -391,8 +394,9 @@ def places(body: Any, path: str) -> Iterator[tuple[Body, str]]:
 
 
 def plain(value: str) -> str:
-    """A link or id without host, API version and query."""
-    return re.sub(r"^https://[^/]*googleapis\.com/(compute/)?(v1|beta)/", "", value).split("?")[0]
+    """A link or id without host, API version and query; a bucket's also without its `b/`."""
+    link = r"^(https://[^/]*googleapis\.com/((compute|storage)/)?(v1|beta)/)?(b/)?"
+    return re.sub(link, "", value).split("?")[0]
 
 
 def find(world: World, reference: Reference, value: str, body: Body) -> tuple[str, Body] | None:
