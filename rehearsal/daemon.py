@@ -17,6 +17,8 @@ from rehearsal import console, hub, providers
 from rehearsal.cloudflare.edge import Edge
 from rehearsal.engine_run import PR_SET_PDEATHSIG
 from rehearsal.google import oauth2, storage
+from rehearsal.google.cloud_run.cloud_run import CloudRun
+from rehearsal.google.cloud_run.platform import Platform
 from rehearsal.google.guest import Surroundings
 from rehearsal.google.identity import Identity
 from rehearsal.google.instance_groups import InstanceGroups
@@ -41,8 +43,9 @@ async def run(world: World) -> None:
         internet = Internet(world)
         stack.push_async_callback(internet.close)
         registry = Registry(world, identity)
+        secret_manager = SecretManager(world, identity)
         internet.site(oauth2.HOST, OAuth2(world, identity).handle)
-        internet.site("secretmanager.googleapis.com", SecretManager(world, identity).handle)
+        internet.site("secretmanager.googleapis.com", secret_manager.handle)
         internet.site(storage.HOST, Storage(world, identity).handle)
         internet.site("*.pkg.dev", registry.handle, names=registry.names)
         internet.site(console.HOST, partial(console.handle, store=world.store))
@@ -52,17 +55,19 @@ async def run(world: World) -> None:
         stack.push_async_callback(edge.close)
 
         internet_port = await _same_port(internet.start_proxy, before.get("internet", 0))
-        groups = InstanceGroups(
-            Surroundings(
-                world=world,
-                identity=identity,
-                boot=machine.boot,
-                names=lambda: [name for name in internet.names() if name != console.HOST],
-                serve_https=internet.serve,
-                accept_tunnels=edge.tunnels.serve,
-                ca=world.directory / "ca.pem",
-            )
+        around = Surroundings(
+            world=world,
+            identity=identity,
+            boot=machine.boot,
+            names=lambda: [name for name in internet.names() if name != console.HOST],
+            serve_https=internet.serve,
+            accept_tunnels=edge.tunnels.serve,
+            ca=world.directory / "ca.pem",
         )
+        cloud_run = CloudRun(Platform(around, registry, secret_manager), internet)
+        cloud_run.start()
+        stack.push_async_callback(cloud_run.close)
+        groups = InstanceGroups(around)
         groups.start()
         stack.push_async_callback(groups.close)
         served = await providers.serve(

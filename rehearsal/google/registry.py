@@ -132,8 +132,8 @@ class Registry:
         headers = {"Docker-Content-Digest": digest}
         return web.Response(body=raw, content_type=image_files.IMAGE, headers=headers)
 
-    def find(self, caller: Caller, reference: str) -> None:
-        """Make sure that the caller can pull an image, from Artifact Registry or Docker Hub.
+    def find(self, caller: Caller, reference: str) -> int:
+        """Size in bytes of an image that the caller pulls, from Artifact Registry or Docker Hub.
 
         CloudError 403 where the caller may not, 404 where there is no such image.
         """
@@ -141,9 +141,10 @@ class Registry:
         if name:
             self._authorize(caller, _PULL, name)
         if name and not self._upstream(name):
-            self._images.manifest(name, image, reference)
+            manifest = json.loads(self._images.manifest(name, image, reference))
         else:
-            _upstream_manifest(image, reference)
+            manifest = json.loads(_upstream_manifest(image, reference))
+        return sum(layer["size"] for layer in manifest["layers"])
 
     def files(self, reference: str) -> Path | None:
         """The folder of a built image's files; None for one of Docker Hub's."""

@@ -20,6 +20,7 @@ from components import catalogue
 from rehearsal.errors import CloudError, OperationFailed
 from rehearsal.google import buckets
 from rehearsal.google.secret_manager import crc32c
+from rehearsal.providers import cloud_run
 from rehearsal.providers.checks import between, cidr, not_played, one_of, texts
 from rehearsal.providers.iam import ACCOUNT, iam_member
 from rehearsal.providers.resource import (
@@ -729,6 +730,7 @@ ROWS: tuple[ResourceType, ...] = (
         computed=group_outputs,
         deleting=delete_group,
     ),
+    *cloud_run.ROWS,
 )
 
 
