@@ -18,7 +18,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-TIMEOUT = (10.0, 30.0)
+TIMEOUT = (10.0, 20.0)
 """Seconds to connect, and to wait for more of an answer."""
 RETRIES = 4
 BACKOFF_SECONDS = 0.5

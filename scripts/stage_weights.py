@@ -17,7 +17,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -29,12 +30,15 @@ from scripts.google_api import GoogleError, base, call, session
 POLL_SECONDS = 1.0
 REPEAT_SECONDS = 15.0
 """What lasts is told again after so long."""
-PATIENCE_SECONDS = 300.0
-"""So long Google may give no proper answer while the job runs."""
-TIMEOUT = (5.0, 15.0)
+PATIENCE_SECONDS, JOBS_PATIENCE_SECONDS = 30.0, 300.0
+"""So long Google may give no proper answer; the second while the job is at work."""
+TIMEOUT = (5.0, 10.0)
 """Seconds for the model's host to connect, and to answer."""
 SAME = ("SOURCE", "MODEL", "REVISION", "BUCKET")
 """Variables of the job in which an execution must agree, to be one for the same weights."""
+
+
+T = TypeVar("T")
 
 
 class Interrupted(Exception):
@@ -59,7 +63,7 @@ def find_commit(source: Source) -> str | None:
     StagingError when the model cannot be had: there is none, or it is not for us.
     """
     with requests.Session() as http:
-        http.mount("https://", HTTPAdapter(max_retries=2))
+        http.mount("https://", HTTPAdapter(max_retries=1))
         try:
             answer = http.get(source.about, headers=source.headers, timeout=TIMEOUT)
             refuse(source, answer)
@@ -127,12 +131,11 @@ class Execution:
 
 
 class Job:
-    """The stack's job, and the bucket that it fills."""
+    """The stack's job, and the bucket that it fills. Methods raise GoogleError at each hiccup."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
-        self._http = session()
-        self._impatient = session(retries=0)
+        self._http = session(retries=0)
         self._place = f"projects/{env['PROJECT']}/locations/{env['REGION']}/jobs/{env['JOB']}"
         self._run = f"{base('run')}/v2/"
         objects = f"{base('storage')}/storage/v1/b/{env['BUCKET']}/o/"
@@ -140,7 +143,12 @@ class Job:
 
     def status(self) -> dict[str, Any]:
         """What the job has written into the bucket; empty before it has."""
-        return self._told(self._http)
+        try:
+            return call(self._http, "GET", self._status)
+        except GoogleError as error:
+            if error.status == 404:
+                return {}
+            raise
 
     def running(self) -> Execution | None:
         """An execution that is at work on these weights already."""
@@ -160,22 +168,14 @@ class Job:
         return Execution(operation["metadata"])
 
     def look(self, execution: Execution) -> tuple[Execution, dict[str, Any]]:
-        """How the execution stands, and what it has written. GoogleError at the first hiccup."""
-        body = call(self._impatient, "GET", self._run + execution.name)
-        status = self._told(self._impatient)
+        """How the execution stands, and what it has written."""
+        body = call(self._http, "GET", self._run + execution.name)
+        status = self.status()
         return Execution(body), status if status.get("execution") == execution.id else {}
 
     def cancel(self, execution: Execution) -> None:
         """Stop it."""
         call(self._http, "POST", f"{self._run}{execution.name}:cancel", body={})
-
-    def _told(self, http: requests.Session) -> dict[str, Any]:
-        try:
-            return call(http, "GET", self._status)
-        except GoogleError as error:
-            if error.status == 404:
-                return {}
-            raise
 
 
 def seen(execution: Execution, status: Mapping[str, Any]) -> str:
@@ -209,49 +209,54 @@ class Teller:
             self._told, self._at = line, now
 
 
-def follow(job: Job, execution: Execution) -> tuple[Execution, dict[str, Any]]:
-    """How the execution ended, and what it wrote last. GoogleError when Google stays silent."""
-    teller = Teller(say, time.monotonic)
-    answered = time.monotonic()
+def insist(teller: Teller, patience: float, ask: Callable[[], T]) -> T:
+    """Google's answer, asked for again where it had none. GoogleError when it stays so."""
+    start = time.monotonic()
     while True:
         try:
-            execution, status = job.look(execution)
+            return ask()
         except GoogleError as error:
             passing = error.status is None or error.status == 429 or error.status >= 500
-            if not passing or time.monotonic() - answered > PATIENCE_SECONDS:
+            if not passing or time.monotonic() - start > patience:
                 raise
             teller.tell(f"asking again: {error.message}")
-        else:
-            answered = time.monotonic()
-            if execution.ended:
-                return execution, status
-            teller.tell(seen(execution, status))
+        time.sleep(POLL_SECONDS)
+
+
+def follow(teller: Teller, job: Job, execution: Execution) -> tuple[Execution, dict[str, Any]]:
+    """How the execution ended, and what it wrote last."""
+    while True:
+        stands, status = insist(teller, JOBS_PATIENCE_SECONDS, partial(job.look, execution))
+        if stands.ended:
+            return stands, status
+        teller.tell(seen(stands, status))
         time.sleep(POLL_SECONDS)
 
 
 def stage(env: Mapping[str, str], source: Source) -> dict[str, Any]:
     """What `.staging.json` says when all is there. StagingError or GoogleError when it is not."""
     commit = find_commit(source)
-    job = Job(env)
-    status = job.status()
+    job, teller = Job(env), Teller(say, time.monotonic)
+    status = insist(teller, PATIENCE_SECONDS, job.status)
     if commit and (status.get("state"), status.get("commit")) == ("done", commit):
         return status
-    mine = None
+    execution, mine = insist(teller, PATIENCE_SECONDS, job.running), None
     try:
-        execution = job.running()
         if execution:
             say(f"joining {execution.id}, which is at work already")
         else:
             execution = mine = job.start()
             say(f"started {execution.id}; its log: {execution.body.get('logUri', '')}")
-        execution, status = follow(job, execution)
+        execution, status = follow(teller, job, execution)
     except Interrupted:
         if mine:
             job.cancel(mine)
             say(f"cancelled {mine.id}; what is in the bucket stays, and is not loaded again")
         raise
-    if execution.succeeded and (there := job.status()).get("state") == "done":
-        return there
+    if execution.succeeded:
+        status = insist(teller, PATIENCE_SECONDS, job.status)
+        if status.get("state") == "done":
+            return status
     message = status.get("error") or execution.completed.get("message") or "the job ended"
     log = f"log: {execution.body.get('logUri', '')}"
     raise StagingError(f"{message}\n  {log}", status.get("next") or "see the log, then pulumi up")

@@ -130,7 +130,7 @@ def find_model(options: Options) -> Model:
         if streamed:
             vllm_weights.in_bucket(options.model)
         elif vllm_weights.offline():
-            vllm_weights.in_cache(options.model, hub_home())
+            vllm_weights.in_cache(options.model, options.revision)
         else:
             return ask_hub(options)
     except vllm_weights.NotThereError as error:

@@ -49,16 +49,24 @@ def in_bucket(address: str) -> None:
         )
 
 
-def in_cache(model: str, home: Path) -> None:
-    """Look at the model in the hub's cache below `home`. Raises NotThereError."""
-    snapshots = home / "hub" / f"models--{model.replace('/', '--')}" / "snapshots"
-    found = [path.parent for path in snapshots.glob("*/config.json")]
-    if not any(list(path.glob("*.safetensors")) for path in found):
+def in_cache(model: str, revision: str) -> None:
+    """Look at the model in the cache of the hub's library, by that library itself.
+
+    Raises NotThereError.
+    """
+    # Reads the environment when it is loaded.
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            model, revision=revision, local_files_only=True, ignore_patterns="*"
+        )
+    except LocalEntryNotFoundError as error:
+        raise NotThereError(f"huggingface_hub.errors.LocalEntryNotFoundError: {error}") from error
+    if not list(Path(folder).glob("*.safetensors")):
         raise NotThereError(
-            "huggingface_hub.errors.LocalEntryNotFoundError: Cannot find an appropriate cached"
-            f" snapshot folder for '{model}' on the local disk and outgoing traffic has been"
-            " disabled. To enable repo look-ups and downloads online, set 'HF_HUB_OFFLINE=0' as"
-            " environment variable."
+            f"RuntimeError: Cannot find any model weights with `{model}`"
         )
 
 

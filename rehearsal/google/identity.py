@@ -26,24 +26,34 @@ SEE_JOBS = frozenset(
 )
 RUN_JOBS = SEE_JOBS | {"run.executions.cancel", "run.jobs.run"}
 
+PULL = frozenset({"artifactregistry.repositories.downloadArtifacts"})
+PUSH = PULL | {"artifactregistry.repositories.uploadArtifacts"}
+
+BUILD = frozenset(f"cloudbuild.builds.{verb}" for verb in ("create", "get", "list", "update"))
+ACT_AS = frozenset({"iam.serviceAccounts.actAs"})
+SEE_LOGS = frozenset({"logging.logEntries.list"})
+WRITE_LOGS = frozenset({"logging.logEntries.create"})
+
 ROLES: dict[str, frozenset[str]] = {
     "roles/secretmanager.secretAccessor": frozenset({"secretmanager.versions.access"}),
     "roles/secretmanager.admin": frozenset({"secretmanager.versions.access"}),
-    "roles/artifactregistry.reader": frozenset({"artifactregistry.repositories.downloadArtifacts"}),
-    "roles/artifactregistry.writer": frozenset({"artifactregistry.repositories.downloadArtifacts"}),
-    "roles/artifactregistry.admin": frozenset({"artifactregistry.repositories.downloadArtifacts"}),
+    "roles/artifactregistry.reader": PULL,
+    "roles/artifactregistry.writer": PUSH,
+    "roles/artifactregistry.admin": PUSH,
+    "roles/cloudbuild.builds.editor": BUILD,
+    "roles/iam.serviceAccountUser": ACT_AS,
+    "roles/logging.logWriter": WRITE_LOGS,
+    "roles/logging.viewer": SEE_LOGS,
     # Editors pull images but do not read secrets: that is so in life.
     # To buckets both come by the legacy roles that each bucket gives them when it is made.
-    "roles/editor": frozenset(
-        {"artifactregistry.repositories.downloadArtifacts", *RUN_JOBS, *USE_BUCKETS}
+    "roles/editor": frozenset().union(
+        PUSH, BUILD, ACT_AS, SEE_LOGS, WRITE_LOGS, RUN_JOBS, USE_BUCKETS
     ),
     "roles/owner": frozenset(
         {
-            "artifactregistry.repositories.downloadArtifacts",
             "run.routes.invoke",
             "secretmanager.versions.access",
-            *RUN_JOBS,
-            *USE_BUCKETS,
+            *(*PUSH, *BUILD, *ACT_AS, *SEE_LOGS, *WRITE_LOGS, *RUN_JOBS, *USE_BUCKETS),
         }
     ),
     "roles/storage.admin": USE_BUCKETS,
@@ -62,6 +72,7 @@ BINDINGS = {
     "gcp:projects/iAMMember:IAMMember": "projects/{project}",
     "gcp:secretmanager/secretIamMember:SecretIamMember": "{secretId}",
     "gcp:artifactregistry/repositoryIamMember:RepositoryIamMember": "{repository}",
+    "gcp:serviceaccount/iAMMember:IAMMember": "{serviceAccountId}",
     "gcp:storage/bucketIAMMember:BucketIAMMember": "{bucket}",
     "gcp:cloudrunv2/jobIamMember:JobIamMember": "{name}",
     "gcp:cloudrunv2/serviceIamMember:ServiceIamMember": "{name}",

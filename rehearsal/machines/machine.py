@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rehearsal.machines.keeper import METADATA_ADDRESS, PATH
+from rehearsal.machines import image_files
+from rehearsal.machines.keeper import IMAGE, METADATA_ADDRESS, PATH
 from rehearsal.world import World
 
 HERE = Path(__file__).parent
@@ -44,7 +45,9 @@ class Image:
 
 
 IMAGES = {
-    "vllm/vllm-openai": Image("rehearsal.containers.vllm"),
+    "vllm/vllm-openai": Image(
+        "rehearsal.containers.vllm", programs={"hf": "huggingface_hub.cli.hf"}
+    ),
     "cloudflare/cloudflared": Image(
         "rehearsal.containers.cloudflared", ("--no-autoupdate",), "65532:65532"
     ),
@@ -274,18 +277,29 @@ def _facts(world: World, spec: MachineSpec) -> dict[str, Any]:
         "python": sys.executable,
         "plain_python": str(Path(sys.executable).resolve()),
         "pythonpath": str(REPOSITORY),
+        "ours": [str(it) for it in _ours(world) if it.parts[1] not in IMAGE],
         "pulled": list(spec.pulled),
         "gguf": str(world.gguf.resolve()) if world.gguf else None,
         "images": {name: asdict(image) for name, image in spec.images.items()},
     }
 
 
-def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
-    """What the keeper needs to know."""
+def unpacked(reference: str) -> str:
+    """Where a guest looks for the files of a built image that it has on its disk."""
+    return f"/var/lib/docker/unpacked/{image_files.digest(reference.encode())}"
+
+
+def _ours(world: World) -> list[Path]:
+    """What of this machine is on every guest, for the stand-ins."""
     ours = {REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)}
     ours.add(Path(sys.executable).resolve().parent.parent)
     if world.gguf:
         ours.add(world.gguf.resolve())
+    return sorted(ours)
+
+
+def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
+    """What the keeper needs to know."""
     addresses = {METADATA_ADDRESS, spec.internal_ip, *spec.hosts.values()}
     cos = "cos-cloud" in spec.boot_image
     return {
@@ -296,7 +310,7 @@ def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
         "ca": str(spec.ca),
         "folder": str(folder),
         "world": str(world.directory),
-        "binds": [str(path) for path in sorted(ours)],
+        "binds": [str(path) for path in _ours(world)],
         "shares": [(str(it.source), it.target, it.readonly) for it in spec.shares],
         "commands": COMMANDS | (dict.fromkeys(NOT_ON_COS, ABSENT) if cos else {}),
         "readonly": READ_ONLY_ON_COS if cos else (),
