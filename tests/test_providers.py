@@ -12,7 +12,7 @@ import pytest
 from pulumi.runtime.rpc import UNKNOWN
 
 from rehearsal.errors import CloudError
-from rehearsal.providers import cloudflare, google, schema
+from rehearsal.providers import cloudflare, google, schema, storage
 from rehearsal.providers.cloudflare import Cloudflare
 from rehearsal.providers.google import Google
 from rehearsal.providers.resource import Operation, Package
@@ -477,7 +477,7 @@ def test_a_protected_secret_stays(gcp: Cloud):
 
 def bucket(gcp: Cloud, **more: Any) -> Body:
     inputs: Body = {"location": "us-central1", "publicAccessPrevention": "enforced"}
-    return gcp.create(google.BUCKET, "weights", **(inputs | more))
+    return gcp.create(storage.BUCKET, "weights", **(inputs | more))
 
 
 def test_a_bucket_is_named_by_pulumi_and_answers_as_the_plugin_has_it(gcp: Cloud):
@@ -511,20 +511,25 @@ def test_a_bucket_with_objects_is_deleted_only_when_told_to(gcp: Cloud):
     """As the plugin has it; with `forceDestroy` everything in it goes, and who may use it."""
     full = bucket(gcp, name="full-of-weights")
     declared = gcp.create(
-        google.BUCKET_OBJECT, "o", bucket=full["name"], name="a/config.json", content="{}"
+        storage.OBJECT, "o", bucket=full["name"], name="a/config.json", content="{}"
     )
     role = {"bucket": full["name"], "role": "roles/storage.objectViewer", "member": "user:a@b.c"}
-    binding = gcp.create(google.BUCKET_MEMBER, "m", **role)
+    binding = gcp.create(storage.MEMBER, "m", **role)
     assert declared["id"] == "full-of-weights-a/config.json"
     assert declared["md5hexhash"] == "99914b932bd37a50b983c5e7c90ae93b"
     assert binding["id"] == "b/full-of-weights/roles/storage.objectViewer/user:a@b.c"
 
     with pytest.raises(ValueError, match=r"containing objects without `force_destroy` set to true"):
-        gcp.delete(google.BUCKET, full)
+        gcp.delete(storage.BUCKET, full)
     forced = gcp.update(
-        google.BUCKET, "weights", full, name=full["name"], location="us-central1", forceDestroy=True
+        storage.BUCKET,
+        "weights",
+        full,
+        name=full["name"],
+        location="us-central1",
+        forceDestroy=True,
     )
-    gcp.delete(google.BUCKET, forced)
+    gcp.delete(storage.BUCKET, forced)
 
     left = [id for token, id, _ in gcp.world.store.everything() if "storage" in token]
     assert left == []
@@ -536,14 +541,14 @@ def test_a_declared_object_has_its_bytes(gcp: Cloud):
     made = bucket(gcp)
     path = gcp.world.directory / "buckets" / made["name"] / "a" / "note"
     about = {"bucket": made["name"], "name": "a/note"}
-    first = gcp.create(google.BUCKET_OBJECT, "o", content="one", **about)
+    first = gcp.create(storage.OBJECT, "o", content="one", **about)
     assert path.read_text() == "one"
 
-    second = gcp.update(google.BUCKET_OBJECT, "o", first, content="two", **about)
+    second = gcp.update(storage.OBJECT, "o", first, content="two", **about)
     assert path.read_text() == "two"
     assert second["md5hash"] != first["md5hash"]
 
-    gcp.delete(google.BUCKET_OBJECT, second)
+    gcp.delete(storage.OBJECT, second)
     assert not path.parent.exists()
     assert path.parent.parent.is_dir()
 
@@ -554,7 +559,7 @@ def test_nobody_lets_everybody_into_a_private_bucket(gcp: Cloud):
 
     with pytest.raises(CloudError, match="public access prevention is enforced"):
         gcp.create(
-            google.BUCKET_MEMBER,
+            storage.MEMBER,
             "m",
             bucket=made["name"],
             role="roles/storage.objectViewer",

@@ -50,6 +50,28 @@ def test_the_persons_credentials_are_the_owners_alone(session: Session) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_scripts_call_google_as_the_person_in_a_rehearsals_shell(session: Session) -> None:
+    """With its environment alone, over HTTPS: who they are is known, and what there is."""
+    session.start_daemon(SPEED, outlives_us=False)
+    script = (
+        "from scripts.google_api import *\n"
+        "import requests\n"
+        "print(requests.get('https://huggingface.co/api/models/Qwen/Qwen3-8B').json()['id'])\n"
+        "call(session(), 'GET', base('storage') + '/storage/v1/b/no-such-bucket')\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=session.environment("dev"),
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.stdout == "Qwen/Qwen3-8B\n"
+    assert "GoogleError: The specified bucket does not exist. (HTTP 404)" in done.stderr
+
+
 @pytest.mark.parametrize(
     "leak", ["ya29." + "x_-Y" * 32, "the planted token", "Authorization: Bearer ya29." + "a" * 128]
 )

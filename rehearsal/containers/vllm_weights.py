@@ -65,9 +65,7 @@ def in_cache(model: str, revision: str) -> None:
     except LocalEntryNotFoundError as error:
         raise NotThereError(f"huggingface_hub.errors.LocalEntryNotFoundError: {error}") from error
     if not list(Path(folder).glob("*.safetensors")):
-        raise NotThereError(
-            f"RuntimeError: Cannot find any model weights with `{model}`"
-        )
+        raise NotThereError(f"RuntimeError: Cannot find any model weights with `{model}`")
 
 
 def offline() -> bool:

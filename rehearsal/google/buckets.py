@@ -60,7 +60,7 @@ def put(world: World, bucket: str, name: str, source: Path, about: Body) -> Body
         raise CloudError(400, message, "invalid") from error
     digest = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
     generation = str(time.time_ns() // 1000)
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    time_of = now()
     row: Body = {
         "kind": "storage#object",
         "id": f"{bucket}/{name}/{generation}",
@@ -73,8 +73,8 @@ def put(world: World, bucket: str, name: str, source: Path, about: Body) -> Body
         "size": str(len(content)),
         "md5Hash": digest,
         "etag": base64.b64encode(generation.encode()).decode(),
-        "timeCreated": now,
-        "updated": now,
+        "timeCreated": time_of,
+        "updated": time_of,
     }
     if about.get("metadata"):
         row["metadata"] = about["metadata"]
@@ -97,6 +97,11 @@ def remove_all(world: World, bucket: str) -> None:
     for about in contents(world, bucket):
         world.store.delete(OBJECT, _id(bucket, about["name"]))
     shutil.rmtree(folder(world, bucket), ignore_errors=True)
+
+
+def now() -> str:
+    """The time as Google writes it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _id(bucket: str, name: str) -> str:

@@ -1,26 +1,19 @@
 """The gcp package: Google Cloud's resource types, one row each, and its rules."""
 
 import asyncio
-import base64
 import ipaddress
 import json
 import re
 import secrets
-import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from pulumi.runtime.rpc import UNKNOWN
 
-from components import catalogue
 from rehearsal.errors import CloudError, OperationFailed
-from rehearsal.google import buckets
-from rehearsal.google.secret_manager import crc32c
-from rehearsal.providers import cloud_run
+from rehearsal.providers import cloud_run, storage
 from rehearsal.providers.checks import between, cidr, not_played, one_of, texts
 from rehearsal.providers.iam import ACCOUNT, iam_member
 from rehearsal.providers.resource import (
@@ -49,9 +42,6 @@ HEALTH_CHECKS = (
 )
 TEMPLATE = "gcp:compute/regionInstanceTemplate:RegionInstanceTemplate"
 GROUP = "gcp:compute/regionInstanceGroupManager:RegionInstanceGroupManager"
-BUCKET = buckets.BUCKET
-BUCKET_MEMBER = "gcp:storage/bucketIAMMember:BucketIAMMember"
-BUCKET_OBJECT = "gcp:storage/bucketObject:BucketObject"
 
 DESTROYED = "google:destroyed_secret_version"
 """What is left of a destroyed secret version: its number, which is never given again."""
@@ -99,14 +89,6 @@ def allows_or_denies(body: Body) -> Iterator[Failure]:
         yield Failure("", "only one of `allow,deny` can be specified, but both were specified")
 
 
-def content_given(body: Body) -> Iterator[Failure]:
-    """An object's bytes come as `content` here."""
-    if body.get("source") is not None:
-        yield Failure("source", "the rehearsal does not play source: give the object content")
-    elif body.get("content") is None:
-        yield Failure("", "one of `content,source` must be specified")
-
-
 name_of_compute = texts("name", "(?:[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?)")
 
 
@@ -148,27 +130,6 @@ def sound_health_check(operation: Operation, body: Body) -> None:
             f" should be less than checkIntervalSec {body['checkIntervalSec']}."
         )
         raise CloudError(400, message, "invalid")
-
-
-MULTI_REGIONS = ("asia", "eu", "us")
-
-
-def known_location(operation: Operation, body: Body) -> None:
-    """Buckets lie in a region or a multi-region."""
-    if body["location"].lower() not in {*catalogue.regions(), *MULTI_REGIONS}:
-        raise CloudError(400, "The specified location constraint is not valid.", "invalid")
-
-
-def not_public(operation: Operation, body: Body) -> None:
-    """Where public access is prevented, nobody can let everybody in."""
-    bucket = operation.world.store.get(BUCKET, plain(body["bucket"])) or {}
-    enforced = bucket.get("publicAccessPrevention") == "enforced"
-    if enforced and body["member"] in ("allUsers", "allAuthenticatedUsers"):
-        message = (
-            "The member bindings allUsers and allAuthenticatedUsers are not allowed since public"
-            " access prevention is enforced."
-        )
-        raise CloudError(412, message, "conditionNotMet")
 
 
 PUBLIC_IMAGES = {
@@ -338,48 +299,6 @@ def group_outputs(operation: Operation, body: Body) -> Body:
     }
 
 
-def bucket_outputs(operation: Operation, body: Body) -> Body:
-    """Addresses and times of a bucket."""
-    return {
-        "projectNumber": int(operation.world.accounts.projects[body["project"]]),
-        "selfLink": f"{STORAGE_LINK}b/{body['name']}",
-        "timeCreated": now(),
-        "updated": now(),
-        "url": f"gs://{body['name']}",
-    }
-
-
-def object_outputs(operation: Operation, body: Body) -> Body:
-    """Names of an object; what follows from its bytes comes with them."""
-    link = f"{STORAGE_LINK}b/{body['bucket']}/o/{quote(body['name'], safe='')}"
-    return {"outputName": body["name"], "selfLink": link}
-
-
-# What creation does besides
-
-
-def make_folder(operation: Operation, body: Body) -> None:
-    """An empty bucket can be mounted, too."""
-    buckets.folder(operation.world, body["name"]).mkdir(parents=True, exist_ok=True)
-
-
-def write_object(operation: Operation, body: Body) -> None:
-    """The content becomes an object's bytes."""
-    content = body["content"].encode()
-    with tempfile.NamedTemporaryFile(dir=operation.world.directory, delete=False) as file:
-        file.write(content)
-    row = buckets.put(operation.world, body["bucket"], body["name"], Path(file.name), body)
-    md5 = base64.b64decode(row["md5Hash"])
-    body |= {
-        "contentType": row["contentType"],
-        "crc32c": base64.b64encode(crc32c(content).to_bytes(4, "big")).decode(),
-        "generation": int(row["generation"]),
-        "md5hash": row["md5Hash"],
-        "md5hexhash": md5.hex(),
-        "mediaLink": f"{body['selfLink']}?generation={row['generation']}&alt=media",
-    }
-
-
 # What deletion does besides
 
 
@@ -422,44 +341,13 @@ async def delete_group(operation: Operation, id: str, body: Body) -> None:
         await asyncio.sleep(0.1)
 
 
-async def delete_bucket(operation: Operation, id: str, body: Body) -> None:
-    """The plugin empties a bucket only when told so; who may use it goes with it."""
-    world = operation.world
-    if buckets.contents(world, id) and not body.get("forceDestroy"):
-        raise ValueError(
-            f"deleting {operation.urn}: 1 error occurred:\n\t* Error trying to delete bucket {id}"
-            " containing objects without `force_destroy` set to true\n\n"
-        )
-    buckets.remove_all(world, id)
-    for token in (BUCKET_MEMBER, BUCKET_OBJECT):
-        for dependent, its in world.store.all(token).items():
-            if plain(its["bucket"]) == id:
-                world.store.delete(token, dependent)
-    world.store.delete(BUCKET, id)
-
-
-async def delete_object(operation: Operation, id: str, body: Body) -> None:
-    """The bytes go, too."""
-    world = operation.world
-    if row := buckets.get(world, body["bucket"], body["name"]):
-        buckets.remove(world, row)
-    world.store.delete(BUCKET_OBJECT, id)
-
-
 # The rows
 
-STORAGE_LINK = "https://www.googleapis.com/storage/v1/"
 LINK = "https://www.googleapis.com/compute/v1/"
 COMPUTE = Life("compute operation", "compute operation", "compute operation")
 QUICK = Life("Google call", "Google call", "Google call")
 
 network = Reference((NETWORK,))
-bucket = Reference(
-    (BUCKET,),
-    deletion="allowed",  # its own deletion knows what to do
-    linked=False,
-    missing=(404, "The specified bucket does not exist.", "notFound"),
-)
 
 
 def compute(token: str, id: str, **more: Any) -> ResourceType:
@@ -580,53 +468,6 @@ ROWS: tuple[ResourceType, ...] = (
         references={
             "secretId": Reference((SECRET,), keys=("secretId", "name"), deletion="cascades")
         },
-    ),
-    ResourceType(
-        token=BUCKET,
-        id="{name}",
-        life=QUICK,
-        autoname=("name", 63),
-        defaults={"forceDestroy": False, "storageClass": "STANDARD"},
-        outputs={
-            "defaultEventBasedHold": False,
-            "enableObjectRetention": False,
-            "hierarchicalNamespace": {"enabled": False},
-            "publicAccessPrevention": "inherited",
-            "requesterPays": False,
-            "softDeletePolicy": {"retentionDurationSeconds": 604800},
-            "uniformBucketLevelAccess": False,
-        },
-        conflict=(
-            "Your previous request to create the named bucket succeeded and you already own it.",
-            "conflict",
-        ),
-        preview=(
-            texts("name", "[a-z0-9][-_.a-z0-9]{1,61}[a-z0-9]"),
-            one_of("publicAccessPrevention", "inherited", "enforced"),
-        ),
-        service=(known_location,),
-        computed=bucket_outputs,
-        created=make_folder,
-        deleting=delete_bucket,
-    ),
-    iam_member(
-        BUCKET_MEMBER,
-        "{bucket}/{role}/{member}",
-        references={"bucket": replace(bucket, linked="b/{name}")},
-        service=(not_public,),
-    ),
-    ResourceType(
-        token=BUCKET_OBJECT,
-        id="{bucket}-{outputName}",
-        life=QUICK,
-        autoname=("name", 1024),
-        outputs={"storageClass": "STANDARD"},
-        references={"bucket": bucket},
-        preview=(content_given,),
-        computed=object_outputs,
-        created=write_object,
-        updated=lambda operation, old, new: write_object(operation, new),
-        deleting=delete_object,
     ),
     compute(
         NETWORK,
@@ -756,6 +597,7 @@ ROWS: tuple[ResourceType, ...] = (
         deleting=delete_group,
     ),
     *cloud_run.ROWS,
+    *storage.ROWS,
 )
 
 
@@ -898,7 +740,7 @@ class Google(Package):
             body.setdefault("location", operation.config["region"])
         if "deletionPolicy" in outputs:
             fill(body, {"deletionPolicy": "DELETE"})
-        if row.token == BUCKET and body["location"] != UNKNOWN:
+        if row.token == storage.BUCKET and body["location"] != UNKNOWN:
             body["location"] = body["location"].upper()
         if "effectiveLabels" in outputs and body.get("labels") != UNKNOWN:
             defaults = json.loads(operation.config.get("defaultLabels") or "{}")

@@ -36,13 +36,12 @@ def known_role(operation: Operation, body: Body) -> None:
 def iam_member(token: str, id: str, **more: Any) -> ResourceType:
     """A row of an IAM binding: additive, so that there is no conflict."""
     references = {"member": account_member, **more.pop("references", {})}
-    checks = more.pop("service", ())
     return ResourceType(
         token=token,
         id=id,
         life=MEMBER,
         references=references,
         preview=(member,),
-        service=(known_role, *checks),
+        service=(known_role,),
         **more,
     )
