@@ -54,6 +54,10 @@ OVERHEAD_GIB = 1.4
 """U: what is neither weights nor cache: CUDA context, peak activation, CUDA graphs."""
 FREE_SHARE = 0.985
 """U: share of a GPU's memory that is free before anything runs."""
+DRIVER = 580
+"""Oldest branch of NVIDIA's driver that vLLM's image runs on as it is."""
+CUDA = {535: 12020, 550: 12040, 570: 12080}
+"""Branch of the driver -> the newest CUDA it knows, as CUDA numbers them."""
 MEMORY_HELP = "See https://docs.vllm.ai/en/latest/configuration/conserving_memory/"
 
 
@@ -159,6 +163,8 @@ class Machine:
     speed: float
     gpu: Gpu | None
     count: int
+    driver: str
+    """Version of the NVIDIA driver; empty where nobody says."""
     timeline: Path | None
     gguf: Path | None
 
@@ -174,6 +180,7 @@ class Machine:
             if gpu.get("count")
             else None,
             count=int(gpu.get("count", 0)),
+            driver=gpu.get("driver", ""),
             timeline=Path(told["timeline"]) if told.get("timeline") else None,
             gguf=Path(gguf) if gguf else None,
         )
@@ -258,6 +265,17 @@ def check(options: Options, machine: Machine, model: Model) -> Gpu:
             "Failed to infer device type, please set the environment variable"
             " `VLLM_LOGGING_LEVEL=DEBUG` to turn on verbose logging to help debug the issue.",
             kind="RuntimeError",
+        )
+    branch = int(machine.driver.partition(".")[0] or DRIVER)
+    # https://docs.vllm.ai/en/latest/getting_started/installation/gpu/: the image has CUDA 13, and
+    # the libraries that let data-centre GPUs run it on an older driver.
+    if branch < DRIVER and os.environ.get("VLLM_ENABLE_CUDA_COMPATIBILITY") != "1":
+        raise StartError(
+            f"The NVIDIA driver on your system is too old (found version {CUDA[branch]}). Please"
+            " update your GPU driver by downloading and installing a new version from the URL:"
+            " http://www.nvidia.com/Download/index.aspx",
+            kind="RuntimeError",
+            engine=True,
         )
     # With `auto`, vLLM falls back to float16 by itself.
     if options.dtype == "bfloat16" and machine.gpu.capability < 8:
