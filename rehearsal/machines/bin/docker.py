@@ -469,8 +469,8 @@ def enter(record: Record, image: Record, options: Options) -> int:
         os.close(descriptor)
     facts = {**MACHINE, "gpu": MACHINE["gpu"] if "--gpus" in options else NO_DEVICE}
     Path("/run/rehearsal/machine.json").write_text(json.dumps(facts))
-    if "--gpus" in options:  # nvidia-smi comes with the driver, and this interprets it
-        Path("/run/rehearsal/python").symlink_to(MACHINE["python"])
+    # What stand-in commands name as their interpreter: a container's script may run `sleep`.
+    Path("/run/rehearsal/python").symlink_to(MACHINE["python"])
     for program, module in image["programs"].items():
         write_program(PROGRAMS / program, module)
     keeper.mount("proc", "/proc", "proc")
