@@ -172,6 +172,7 @@ def test_a_full_service_says_so(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -
 
     assert answers[0][0] == 200
     assert answers[1] == (429, "Rate exceeded.")
+    assert "The request was aborted because there was no available instance." in cloud.logs()
 
 
 def test_a_request_has_its_time(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,7 @@ class Revision:
             if turn.done() and not turn.cancelled() and not turn.exception():
                 self._release(turn.result())  # it came at the very moment
             if isinstance(error, TimeoutError):
+                self._platform.log(self.workload.name, "", NO_INSTANCE)
                 full = len(self._running) >= self.limits.most
                 raise UnavailableError(429 if full else 500, NO_INSTANCE) from None
             raise
