@@ -45,7 +45,8 @@ import http.server, json, os, signal, sys, time
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/slow":
-            time.sleep(1)
+            print("slow begins", flush=True)
+            time.sleep(float(os.environ.get("SLOW", 1)))
         if self.path == "/die":
             os._exit(3)
         status = 500 if self.path == "/health" and os.path.exists("/tmp/sick") else 200

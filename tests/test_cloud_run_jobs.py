@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rehearsal import timeline
 from rehearsal.errors import CloudError, OperationFailed
 from rehearsal.google.cloud_run import EXECUTION, INSTANCE, JOB, OPERATION, TASK, jobs
 from rehearsal.providers.cloud_run import JOB_MEMBER
@@ -87,6 +88,7 @@ def test_a_job_runs_its_container_to_the_end(cloud: Cloud) -> None:
     assert "MODEL a/b False" in log
     assert "Container called exit(0)." in log
     assert not cloud.instances()
+    assert f"run {id}" in [it.name for it in timeline.read(cloud.world.timeline)]
 
 
 def test_executions_are_listed_newest_first(cloud: Cloud) -> None:

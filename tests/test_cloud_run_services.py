@@ -150,7 +150,7 @@ def test_an_instance_comes_up_though_its_caller_has_gone(cloud: Cloud) -> None:
 def test_the_least_number_of_instances_stays(cloud: Cloud) -> None:
     """A service that must keep one instance does, beyond the idle time and after a crash."""
     made = deploy(cloud, template={"scaling": {"minInstanceCount": 1, "maxInstanceCount": 1}})
-    time.sleep(revision.IDLE_FLOOR_S + 0.5)
+    time.sleep(revision.IDLE_FLOOR_S + 0.5)  # that nothing happens takes its time
     first = cloud.ask(made["uri"]).json()["instance"]
 
     assert cloud.ask(made["uri"], "/die").status_code == 503
@@ -172,6 +172,7 @@ def test_a_full_service_says_so(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -
 
     assert answers[0][0] == 200
     assert answers[1] == (429, "Rate exceeded.")
+    assert "The request was aborted because there was no available instance." in cloud.logs()
 
 
 def test_a_request_has_its_time(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,13 +271,13 @@ def test_a_service_is_for_invokers_unless_it_says_otherwise(cloud: Cloud) -> Non
 
 def test_a_new_revision_serves_once_it_is_ready_and_the_old_one_finishes(cloud: Cloud) -> None:
     """What the old one has begun it ends; then nothing of it runs."""
-    made = deploy(cloud, "one")
+    made = deploy(cloud, "one", container={"envs": [{"name": "SLOW", "value": "3"}]})
     begun: list[Any] = []
     calling = threading.Thread(
         target=lambda: begun.append(cloud.ask(made["uri"], "/slow").json()["arguments"])
     )
     calling.start()
-    time.sleep(0.2)
+    cloud.until(lambda: "slow begins" in cloud.logs())
 
     updated = cloud.update(made, SERVICE, service("two"))
     calling.join()
@@ -316,6 +317,17 @@ def test_a_revision_that_does_not_start_never_serves(cloud: Cloud) -> None:
     assert "Container called exit(7)." in cloud.logs()
     assert cloud.ask(made["uri"]).json()["arguments"] == ["one"]
     assert [it["name"][:9] for it in cloud.instances()] == ["llm-00001"]
+
+
+def test_a_container_must_listen_on_its_port(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that runs, but does not listen where Cloud Run sends requests, does not start."""
+    monkeypatch.setattr(revision, "STARTUP_FLOOR_S", 0.5)
+
+    with pytest.raises(OperationFailed, match="failed to start and listen on the port"):
+        deploy(cloud, code=SERVER.replace('int(os.environ["PORT"])', "9999"))
+
+    assert "STARTUP TCP probe failed on port 8080. The instance was not started." in cloud.logs()
+    assert not cloud.instances()
 
 
 def test_a_service_that_never_started_exists_and_can_be_mended(cloud: Cloud) -> None:

@@ -42,11 +42,11 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: str) -> Callab
     monkeypatch.setenv("HF_ENDPOINT", hub)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
 
-    def describe(gpu: str = "nvidia-l4", count: int = 1) -> Path:
+    def describe(gpu: str = "nvidia-l4", count: int = 1, driver: str = "580.82.07") -> Path:
         path = tmp_path / "machine.json"
         told = {
             "speed": 1e6,
-            "gpu": {"type": gpu, "count": count, "memory_gib": 24},
+            "gpu": {"type": gpu, "count": count, "memory_gib": 24, "driver": driver},
             "timeline": str(tmp_path / "timeline.jsonl"),
         }
         path.write_text(json.dumps(told))
@@ -167,6 +167,26 @@ class Container:
     url: str
     timeline: Path
     log: Path
+
+
+def test_an_older_driver_needs_the_compatibility_libraries(
+    machine: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As that of Cloud Run's L4: without the variable, vLLM's image does not start there."""
+    machine(driver="535.216.03")
+    too_long = f"{MODEL} --max-model-len 50000".split()
+    with pytest.raises(SystemExit):
+        vllm.main(too_long)
+    refused = capsys.readouterr().out
+
+    monkeypatch.setenv("VLLM_ENABLE_CUDA_COMPATIBILITY", "1")
+    with pytest.raises(SystemExit):
+        vllm.main(too_long)
+
+    assert "The NVIDIA driver on your system is too old (found version 12020)." in refused
+    assert "too old" not in capsys.readouterr().out
 
 
 @contextlib.contextmanager

@@ -33,6 +33,10 @@ VERSION = "0.33.0"
 OVERHEAD_GIB = 1.4
 """What is neither weights nor cache (CUDA context, peak activation, CUDA graphs): as vLLM 0.19 and
 0.31 told of models of 8 to 26 billion weights on an A100."""
+DRIVER = 580
+"""Oldest branch of NVIDIA's driver that vLLM's image runs on as it is."""
+CUDA = {535: 12020, 550: 12040, 570: 12080}
+"""Branch of the driver -> the newest CUDA it knows, as CUDA numbers them."""
 MEMORY_HELP = "See https://docs.vllm.ai/en/latest/configuration/conserving_memory/"
 
 
@@ -203,6 +207,16 @@ def check(options: Options, machine: Machine, model: Model) -> Gpu:
             "Failed to infer device type, please set the environment variable"
             " `VLLM_LOGGING_LEVEL=DEBUG` to turn on verbose logging to help debug the issue.",
             kind="RuntimeError",
+        )
+    # https://docs.vllm.ai/en/latest/getting_started/installation/gpu/: the image has CUDA 13, and
+    # the libraries that let data-centre GPUs run it on an older driver.
+    if machine.driver < DRIVER and os.environ.get("VLLM_ENABLE_CUDA_COMPATIBILITY") != "1":
+        raise StartError(
+            f"The NVIDIA driver on your system is too old (found version {CUDA[machine.driver]})."
+            " Please update your GPU driver by downloading and installing a new version from the"
+            " URL: http://www.nvidia.com/Download/index.aspx",
+            kind="RuntimeError",
+            engine=True,
         )
     capability = ".".join(map(str, machine.gpu.compute_capability))
     # With `auto`, vLLM falls back to float16 by itself.

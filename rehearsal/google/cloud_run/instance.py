@@ -103,10 +103,7 @@ class Instance:
 
     def log(self, line: str) -> None:
         """Write a line to the log of the revision or execution."""
-        self._world.logs.mkdir(exist_ok=True)
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        with (self._world.logs / f"{self._workload.name}.log").open("a") as file:
-            file.write(f"{now} {self.name.rpartition('-')[2]} {line}\n")
+        self._platform.log(self._workload.name, self.name.rpartition("-")[2], line)
 
     def _spec(self) -> MachineSpec:
         workload, gpu = self._workload, self._workload.gpu

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from rehearsal import figures
+from rehearsal import figures, timeline
 from rehearsal.errors import CloudError
 from rehearsal.google.cloud_run import EXECUTION, JOB, OPERATION, TASK
 from rehearsal.google.cloud_run.instance import GRACE_S, Instance
@@ -138,7 +138,7 @@ class Jobs:
         self._store.put(OPERATION, operation, {"execution": name})
         self._note(id)
         workload = self._workload(id, {"template": template}, name.rpartition("/")[2])
-        self._running[name] = asyncio.create_task(self._execute(name, workload))
+        self._running[name] = asyncio.create_task(self._execute_and_record(name, workload))
         return operation
 
     async def cancel(self, name: str) -> None:
@@ -164,6 +164,10 @@ class Jobs:
         self._complete(name, "Cancelled by user.", reason="CANCELLED")
 
     # Execution
+
+    async def _execute_and_record(self, name: str, workload: Workload) -> None:
+        with timeline.span(self._world.timeline, f"run {workload.name}"):
+            await self._execute(name, workload)
 
     async def _execute(self, name: str, workload: Workload) -> None:
         began = time.monotonic()

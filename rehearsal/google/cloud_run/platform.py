@@ -1,6 +1,7 @@
 """What Cloud Run has at hand, and what it makes sure of before it starts a container."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from rehearsal import figures
 from rehearsal.errors import CloudError
@@ -26,6 +27,13 @@ class Platform:
     def world(self) -> World:
         """The rehearsal's world."""
         return self.around.world
+
+    def log(self, name: str, instance: str, line: str) -> None:
+        """Write a line to the log of a revision or execution; `instance` may be empty."""
+        self.world.logs.mkdir(exist_ok=True)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        with (self.world.logs / f"{name}.log").open("a") as file:
+            file.write(f"{now} {instance or '-'} {line}\n")
 
     def read(self, workload: Workload, file: SecretFile) -> bytes:
         """A secret's payload, read as the workload. CloudError as Secret Manager refuses it."""

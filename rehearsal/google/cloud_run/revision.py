@@ -24,7 +24,7 @@ from rehearsal.store import Body
 DEFAULT_MAX = 100
 DEFAULT_CONCURRENCY = 80
 DEFAULT_TIMEOUT = "300s"
-STARTUP_FLOOR_S = 20.0
+STARTUP_FLOOR_S = 60.0
 """A container has at least so long to start, in this machine's time, which is not compressed."""
 IDLE_FLOOR_S = 2.0
 WAIT_FLOOR_S = 5.0
@@ -181,6 +181,7 @@ class Revision:
             if turn.done() and not turn.cancelled() and not turn.exception():
                 self._release(turn.result())  # it came at the very moment
             if isinstance(error, TimeoutError):
+                self._platform.log(self.workload.name, "", NO_INSTANCE)
                 full = len(self._running) >= self.limits.most
                 raise UnavailableError(429 if full else 500, NO_INSTANCE) from None
             raise
