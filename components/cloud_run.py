@@ -71,7 +71,12 @@ def volumes(
             "version": version,
             "path": TOKEN_FILE.rpartition("/")[2],
         }
-        found.append({"name": TOKEN_VOLUME, "secret": {"secret": secret, "items": [item]}})
+        found.append(
+            {
+                "name": TOKEN_VOLUME,
+                "secret": {"secret": secret, "items": [item], "default_mode": 0o400},
+            }
+        )
     if engine.weights_bucket:
         bucket: cloudrunv2.ServiceTemplateVolumeGcsArgsDict = {
             "bucket": engine.weights_bucket,

@@ -48,6 +48,8 @@ class Probe(NamedTuple):
     """The model to name in the request."""
     fingerprint: str
     """The answer's `system_fingerprint`; empty where any will do."""
+    any_machine: bool = False
+    """Whether the answer of a machine that still has another configuration will do."""
 
 
 class Engine(Protocol):

@@ -31,6 +31,10 @@ OUTAGE = (
     "Machines that are not up to date go first: the endpoint is DOWN from now until a new one has"
     " loaded the model."
 )
+ROLL = (
+    "Machines that are not up to date go first, as many at a time as there are zones; the others"
+    " serve meanwhile."
+)
 MOVE = (
     "The zones change, so the group and its machines go first: the endpoint is DOWN from now until"
     " a new one has loaded the model."
@@ -96,11 +100,12 @@ class InstanceGroup(pulumi.ComponentResource):
                 opts=child,
             )
 
+        outage = OUTAGE if args["replicas"] <= (len(args["zones"]) or ZONES_OF_A_GROUP) else ROLL
         announcements = [
             # Always there, so that a change to `replace` with machines out of date speaks, too.
             announce(
                 "outage",
-                OUTAGE if args["rollout"] == "replace" else None,
+                outage if args["rollout"] == "replace" else None,
                 REVISION=args["revision"],
             ),
             announce("move", MOVE, ZONES=",".join(sorted(args["zones"]))),

@@ -132,7 +132,11 @@ def download(
         volumes.append(
             {
                 "name": TOKEN_VOLUME,
-                "secret": {"secret": name[0], "items": [{"version": name[1], "path": file}]},
+                "secret": {
+                    "secret": name[0],
+                    "items": [{"version": name[1], "path": file}],
+                    "default_mode": 0o400,
+                },
             }
         )
     return {

@@ -40,6 +40,7 @@ class Readiness(pulumi.ComponentResource):
                 "ENDPOINT_HOSTNAME": args["hostname"],
                 "ENDPOINT_MODEL": probe.apply(lambda it: it.model),
                 "ENDPOINT_API": args["api"],
+                "ENDPOINT_ANY_MACHINE": probe.apply(lambda it: str(it.any_machine).lower()),
                 "ENDPOINT_REVISION": probe.apply(lambda it: it.fingerprint),
                 "READY_TIMEOUT_MINUTES": str(args["timeout_minutes"]),
                 "CF_ACCESS_CLIENT_ID": args["client_id"],

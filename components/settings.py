@@ -41,6 +41,7 @@ from components.stack_rules import (
 )
 
 LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 DOMAIN = rf"({LABEL}\.)+[a-z]{LABEL}"
 
 
@@ -76,6 +77,13 @@ def unique_names(lines: tuple[str, ...]) -> tuple[str, ...]:
     """NAME=VALUE lines, no name of which may come twice."""
     unique(tuple(line.partition("=")[0] for line in lines))
     return lines
+
+
+def no_way_up(value: str) -> str:
+    """A name without `..`, which no branch or tag of git's has."""
+    if ".." in value:
+        raise ValueError
+    return value
 
 
 def one_of(values: Collection[str]) -> AfterValidator:
@@ -153,7 +161,10 @@ class Settings(BaseModel):
         Rule("a model by the name that the engine has for it", "Qwen/Qwen3-4B"),
     ]
     model_revision: Annotated[
-        Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$")] | None,
+        Annotated[
+            str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$"), AfterValidator(no_way_up)
+        ]
+        | None,
         EmptyIsNone,
         Rule("a commit, tag or branch of the model", "main"),
     ]
@@ -267,7 +278,7 @@ class Settings(BaseModel):
     ]
     hugging_face_endpoint: Annotated[
         str,
-        Field(pattern=rf"^https://{DOMAIN}(:[0-9]{{1,5}})?(/[A-Za-z0-9._/-]*)?$"),
+        Field(pattern=rf"^https://{DOMAIN}(:{PORT})?(/[A-Za-z0-9._/-]*)?$"),
         Rule("an https address, as the token travels there", "https://huggingface.co"),
     ]
     cpus: Annotated[int, Field(ge=0, le=64), Rule("a number of CPUs, or 0 for the least", 8)]
@@ -459,6 +470,10 @@ SECRETS = {
 }
 
 
+MAY_BE_SECRET = ("engine_args", "engine_env", "hugging_face_endpoint")
+"""Settings in which somebody may have put a credential by mistake: a refusal does not repeat it."""
+
+
 def _value(setting: str, text: str | None) -> Any:
     value: Any = text
     if _is_list(setting) and text is not None:
@@ -490,7 +505,7 @@ def _wrong_values(setting: str, error: ValidationError) -> Iterator[Problem]:
         fix = command(setting, rule.example, int(index or 0) if listed else None)
         yield Problem(
             key(setting) if index is None else f"{key(setting)}[{index}]",
-            HIDDEN if setting in ("engine_args", "engine_env") else value,
+            HIDDEN if setting in MAY_BE_SECRET else value,
             rule.expected,
             rule.remedy or f"such as: {fix}",
         )

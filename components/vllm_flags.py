@@ -31,6 +31,7 @@ NOT_YOURS = {
     "--sse-keep-alive-interval": "leave it out: it must fit Cloudflare's read timeout",
     "--fingerprint-mode": _NEW_ONE,
     "--fingerprint-value": _NEW_ONE,
+    "--middleware": "leave it out: it would see every prompt and every answer",
     "--config": "leave it out: what stands in a file cannot be checked",
     "--help": "leave it out: vLLM would print its help and end",
     "--host": _ONE_WAY_IN,

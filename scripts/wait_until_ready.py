@@ -61,6 +61,8 @@ class Question:
     client_secret: str
     api: str = "chat/completions"
     """What is asked of the model: a key of REQUESTS."""
+    any_machine: bool = False
+    """A machine will do that serves another model, as its operator has yet to replace it."""
 
     def ask(self) -> str | None:
         """One request; None when the answer is right, else what is seen instead."""
@@ -78,6 +80,8 @@ class Question:
             )
         except requests.RequestException as error:
             return unreachable(error, self.hostname)
+        if self.any_machine and response.status_code == 404 and knows_no_such_model(response):
+            return None
         if response.status_code != 200:
             phase = PHASES.get(response.status_code, "an answer that was not expected")
             return f"HTTP {response.status_code}: {phase}"
@@ -98,6 +102,14 @@ class Question:
         if self.revision and knows and fingerprint != self.revision:
             return f"a machine of another revision ({fingerprint}) still answers"
         return None
+
+
+def knows_no_such_model(response: requests.Response) -> bool:
+    """An engine's own answer to the name of a model that it does not serve."""
+    try:
+        return "model" in str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def unreachable(error: requests.RequestException, hostname: str) -> str:
@@ -171,6 +183,7 @@ def main() -> int:
         client_id=env["CF_ACCESS_CLIENT_ID"],
         client_secret=env["CF_ACCESS_CLIENT_SECRET"],
         api=env["ENDPOINT_API"],
+        any_machine=env["ENDPOINT_ANY_MACHINE"] == "true",
     )
     minutes = float(env["READY_TIMEOUT_MINUTES"])
     seen = "nothing"

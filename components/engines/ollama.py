@@ -121,7 +121,8 @@ def container(
 
 def probe(settings: "Settings", revision: str) -> Probe:
     """Only a machine of that revision has the model under that name."""
-    return Probe(alias(revision) if revision else settings.model, fingerprint="")
+    model = alias(revision) if revision else settings.model
+    return Probe(model, fingerprint="", any_machine=not revision)
 
 
 def alias(revision: str) -> str:

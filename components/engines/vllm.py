@@ -51,7 +51,9 @@ MODEL_NEEDS_COMPUTE = (
 )
 """The same for models, by their names."""
 
-MODEL = "[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
+MODEL = (
+    r"(?!.*(?:--|\.\.))(?!.*\.git$)[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
+)
 MODEL_FORM = "a model on Hugging Face, organisation/name"
 MODEL_EXAMPLE = "Qwen/Qwen3-4B"
 
@@ -89,7 +91,7 @@ def container(
 
 def probe(settings: "Settings", revision: str) -> Probe:
     """vLLM answers with the fingerprint that it was started with."""
-    return Probe(settings.model, fingerprint=revision)
+    return Probe(settings.model, fingerprint=revision, any_machine=not revision)
 
 
 def arguments(settings: "Settings", weights: str, revision: str) -> tuple[str, ...]:
