@@ -5,8 +5,9 @@ import sqlite3
 
 from rehearsal.session import Session
 
-LEFT_ON_PURPOSE = ("gcp:projects/service:Service",)
-"""Enabled APIs stay enabled: another stack of the project may need them."""
+LEFT_ON_PURPOSE = ("gcp:projects/service:Service", "google:build")
+"""Enabled APIs stay enabled: another stack of the project may need them. Cloud Build keeps the
+record of each build, and has no way to delete one."""
 
 
 def leftovers(session: Session) -> list[str]:

@@ -16,7 +16,9 @@ from typing import Any
 from rehearsal import console, hub, providers
 from rehearsal.cloudflare.edge import Edge
 from rehearsal.engine_run import PR_SET_PDEATHSIG
-from rehearsal.google import oauth2, storage
+from rehearsal.google import cloud_build, cloud_logging, oauth2, storage
+from rehearsal.google.cloud_build import CloudBuild
+from rehearsal.google.cloud_logging import CloudLogging
 from rehearsal.google.cloud_run.cloud_run import CloudRun
 from rehearsal.google.cloud_run.platform import Platform
 from rehearsal.google.guest import Surroundings
@@ -46,6 +48,8 @@ async def run(world: World) -> None:
         secret_manager = SecretManager(world, identity)
         internet.site(oauth2.HOST, OAuth2(world, identity).handle)
         internet.site("secretmanager.googleapis.com", secret_manager.handle)
+        logs = CloudLogging(world, identity)
+        internet.site(cloud_logging.HOST, logs.handle)
         internet.site(storage.HOST, Storage(world, identity).handle)
         internet.site("*.pkg.dev", registry.handle, names=registry.names)
         internet.site(console.HOST, partial(console.handle, store=world.store))
@@ -64,6 +68,10 @@ async def run(world: World) -> None:
             accept_tunnels=edge.tunnels.serve,
             ca=world.directory / "ca.pem",
         )
+        builds = CloudBuild(around, secret_manager, logs)
+        builds.start()
+        stack.push_async_callback(builds.close)
+        internet.site(cloud_build.HOST, builds.handle)
         cloud_run = CloudRun(Platform(around, registry, secret_manager), internet)
         cloud_run.start()
         stack.push_async_callback(cloud_run.close)

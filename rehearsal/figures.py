@@ -26,6 +26,8 @@ FIGURES: dict[str, Figure] = {
     "pull vllm/vllm-openai": Figure(214, "llm-d PR #1902 (2026-06): Llama-3.1-8B on one L4, GKE"),
     "pull cloudflare/cloudflared": Figure(3, "U: 25 MB"),
     "pull library/python": Figure(5, "U: 45 MB"),
+    # Cloud Build
+    "build start": Figure(15, "U: from builds.create until the step runs on a default machine"),
     # Cloud Run
     "Cloud Run call": Figure(2, "U: until the Admin API has taken a service or job on"),
     "import image, 1 GB": Figure(

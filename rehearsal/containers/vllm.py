@@ -192,6 +192,8 @@ class Model:
 
 def find_model(options: Options) -> Model:
     """Ask the hub for the model. Raises StartError as vLLM does when it cannot be had."""
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        return find_cached_model(options)
     hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     url = f"{hub}/{options.model}/resolve/{options.revision}/config.json"
     headers = {"Authorization": f"Bearer {token}"} if (token := hub_token()) else {}
@@ -218,10 +220,41 @@ def find_model(options: Options) -> Model:
             f"{cause}\n{answer.status_code} Client Error. {told}\n"
             + INVALID_MODEL.format(model=options.model)
         )
-    config: dict[str, Any] = answer.json()
+    return model_of(answer.json(), about.json()["usedStorage"])
+
+
+def find_cached_model(options: Options) -> Model:
+    """The model in the cache of the hub's library, as vLLM looks for it when it is offline."""
+    # Reads the environment when it is loaded.
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(
+            snapshot_download(
+                options.model,
+                revision=options.revision,
+                local_files_only=True,
+                ignore_patterns="*",
+            )
+        )
+    except LocalEntryNotFoundError as error:
+        raise StartError(
+            str(error), kind="huggingface_hub.errors.LocalEntryNotFoundError"
+        ) from error
+    # A model without an index is one file, which in life has less than five gigabytes.
+    index, (single, *_) = folder / "model.safetensors.index.json", folder.glob("*.safetensors")
+    size: int = single.stat().st_size
+    if index.exists():
+        size = json.loads(index.read_text())["metadata"]["total_size"]
+    return model_of(json.loads((folder / "config.json").read_text()), size)
+
+
+def model_of(config: dict[str, Any], size: int) -> Model:
+    """What a model's configuration says; `size` is that of the weights, in bytes."""
     values = config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
     return Model(
-        weights_gib=about.json()["usedStorage"] / GIB,
+        weights_gib=size / GIB,
         heads=config["num_attention_heads"],
         kv_bytes_per_token=2 * 2 * values,
         context=config["max_position_embeddings"],

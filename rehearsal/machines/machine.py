@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rehearsal.machines import image_files
 from rehearsal.machines.keeper import IMAGE, METADATA_ADDRESS, PATH
 from rehearsal.world import World
 
@@ -278,6 +279,11 @@ def _facts(world: World, spec: MachineSpec) -> dict[str, Any]:
         "gguf": str(world.gguf.resolve()) if world.gguf else None,
         "images": {name: asdict(image) for name, image in spec.images.items()},
     }
+
+
+def unpacked(reference: str) -> str:
+    """Where a guest looks for the files of a built image that it has on its disk."""
+    return f"/var/lib/docker/unpacked/{image_files.digest(reference.encode())}"
 
 
 def _ours(world: World) -> list[Path]:

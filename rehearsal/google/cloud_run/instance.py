@@ -126,8 +126,13 @@ class Instance:
         )
 
     def _shares(self) -> list[Share]:
-        """Buckets that the container mounts. CloudError where Cloud Storage FUSE is refused."""
-        shares: list[Share] = []
+        """Buckets that the container mounts, and the files of an image that was built here.
+
+        CloudError where Cloud Storage FUSE is refused.
+        """
+        image: str = self._workload.container["image"]
+        files = self._platform.registry.files(image)
+        shares = [Share(files, machine.unpacked(image), readonly=True)] if files else []
         for name, bucket, readonly in self._workload.buckets():
             project = f"projects/{self._workload.project}"
             folder = self._world.buckets / bucket

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -239,15 +239,9 @@ def request(
     host: str, method: str, path: str, headers: dict[str, str], body: bytes = b""
 ) -> tuple[int, dict[str, str], bytes]:
     """A registry's answer: its status, headers and body."""
-    # Slow to load, and most commands need neither.
-    import http.client
-    import ssl
+    import http.client  # slow to load, and most commands do not need it
 
-    trusted = ssl.create_default_context()
-    for bundle in keeper.AUTHORITIES:
-        if Path("/", bundle).exists():
-            trusted.load_verify_locations(f"/{bundle}")
-    connection = http.client.HTTPSConnection(host, timeout=30, context=trusted)
+    connection = http.client.HTTPSConnection(host, timeout=30, context=trusted())
     try:
         connection.request(method, path, body or None, headers)
         answer = connection.getresponse()
@@ -256,6 +250,18 @@ def request(
         refuse(f'Get "https://{host}/v2/": dial tcp: {error}')
     finally:
         connection.close()
+
+
+@cache
+def trusted() -> Any:
+    """Whom HTTPS connections trust."""
+    import ssl  # as slow
+
+    context = ssl.create_default_context()
+    for bundle in keeper.AUTHORITIES:
+        if Path("/", bundle).exists():
+            context.load_verify_locations(f"/{bundle}")
+    return context
 
 
 def complaint(answer: Record) -> str:
@@ -282,7 +288,12 @@ def login(options: Options, operands: list[str]) -> None:
 
 def pull(options: Options, operands: list[str]) -> None:
     """docker pull REFERENCE"""
-    reference = operands[0]
+    fetch(operands[0])
+    print(operands[0])
+
+
+def fetch(reference: str) -> None:
+    """Have an image on the disk."""
     host, name, tag = split(reference)
     status, manifest = ask(host, f"/v2/{name}/manifests/{tag}", credentials(host))
     if status == 404:
@@ -300,7 +311,6 @@ def pull(options: Options, operands: list[str]) -> None:
         timeline.write(json.dumps({**event, "life": life}) + "\n")
     with images() as found:
         found[reference] = image_record(reference, manifest)
-    print(reference)
 
 
 def blob(host: str, name: str, digest: str) -> bytes:
@@ -333,26 +343,26 @@ def build(options: Options, operands: list[str]) -> None:
     ours: list[str] = MACHINE["ours"]
     image_build.prepare(root, ours)
 
-    def fetch(reference: str) -> Record:
-        pull({}, [reference])
+    def base(reference: str) -> Record:
+        fetch(reference)
         with images() as found:
             return found[reference] | entry_point(reference)
 
-    def execute(what: image_build.Run, base: Record) -> Iterator[str]:
+    def execute(what: image_build.Run, image: Record) -> Iterator[str]:
         environment = {**image_environment(), **what.environment}
 
         def furnish(folder: Path) -> None:
             keeper.bind(Path(MACHINE["timeline"]), folder / "rehearsal" / "timeline.jsonl")
             facts = json.dumps({**MACHINE, "gpu": NO_DEVICE})
             (folder / "rehearsal" / "machine.json").write_text(facts)
-            for program, module in base["programs"].items():
+            for program, module in image["programs"].items():
                 write_program(folder / PROGRAMS.relative_to("/run") / program, module)
 
         return image_build.run_in(root, ours, what._replace(environment=environment), furnish)
 
     start = time.monotonic()
     try:
-        built = image_build.Builder(arguments, secrets, fetch, execute, root).build(text)
+        built = image_build.Builder(arguments, secrets, base, execute, root).build(text)
         manifest, blobs = image_build.image(built, (time.monotonic() - start) * MACHINE["speed"])
     except image_build.BuildError as error:
         fail(f"ERROR: failed to build: failed to solve: {error}")
@@ -486,7 +496,7 @@ def check(reference: str, name: str, options: Options) -> None:
     if not present and one(options, "--pull", "missing") == "never":
         no(f"No such image: {reference}")
     if not present:
-        pull({}, [reference])
+        fetch(reference)
     if (other := running().get(name)) is not None:
         no(
             f'Conflict. The container name "/{name}" is already in use by container'
