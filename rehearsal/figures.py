@@ -25,6 +25,7 @@ FIGURES: dict[str, Figure] = {
     # Images, through a remote repository in the region
     "pull vllm/vllm-openai": Figure(214, "llm-d PR #1902 (2026-06): Llama-3.1-8B on one L4, GKE"),
     "pull cloudflare/cloudflared": Figure(3, "U: 25 MB"),
+    "pull ollama/ollama": Figure(45, "U: 2 GB, at the pace of vLLM's image"),
     "pull library/python": Figure(5, "U: 45 MB"),
     # Cloud Build
     "build start": Figure(15, "U: from builds.create until the step runs on a default machine"),
@@ -53,6 +54,11 @@ FIGURES: dict[str, Figure] = {
     "weights load, 1 GB": Figure(1, "U: 1 GB/s from a balanced disk's page cache to the GPU"),
     "torch.compile": Figure(45, "U: with an empty compile cache, which a new machine has"),
     "CUDA graphs": Figure(20, "U: capture, and the warm-up before it"),
+    # Ollama, whose weights are downloaded and loaded at the same pace
+    "Ollama start": Figure(5, "U: until it has found its GPUs and listens"),
+    "token on the CPU": Figure(
+        0.25, "U: an 8B model in 4 bits on 8 vCPUs gives 3 to 5 tokens a second"
+    ),
     # What the provider plugins wait for
     "enable API": Figure(8.5, "measured: pulumi-gcp 10, even when the API answers at once"),
     "service account": Figure(11, "measured: pulumi-gcp 10, even when the API answers at once"),

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from components.vllm_flags import FLAGS
 from rehearsal import timeline
-from rehearsal.containers import tiny_model, vllm
+from rehearsal.containers import host, tiny_model, vllm
 from rehearsal.hub import Hub
 from rehearsal.world import Accounts, World
 
@@ -154,7 +154,7 @@ def test_every_flag_of_vllm_is_known() -> None:
 def test_automatic_context_is_what_fits() -> None:
     """`--max-model-len auto` takes as much as the GPU has room for, no more than the model has."""
     chosen = vllm.options(["Qwen/Qwen3-8B", "--max-model-len", "auto"])
-    length = vllm.fit(chosen, vllm.GPUS["nvidia-l4"], vllm.find_model(chosen))
+    length = vllm.fit(chosen, host.GPUS["nvidia-l4"], vllm.find_model(chosen))
 
     assert 20_000 < length < 30_000
 

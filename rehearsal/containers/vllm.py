@@ -16,44 +16,21 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import requests
 
 from components.vllm_flags import parse
-from rehearsal import figures, timeline
+from rehearsal import figures
+from rehearsal.containers.host import FREE_SHARE, GIB, Gpu, Machine
 from rehearsal.containers.vllm_server import Serving, serve
 
 VERSION = "0.33.0"
-GIB = 2**30
 
-
-class Gpu(NamedTuple):
-    """What CUDA says of a GPU."""
-
-    name: str
-    gib: float
-    capability: float
-
-
-GPUS = {
-    "nvidia-tesla-t4": Gpu("Tesla T4", 14.56, 7.5),
-    "nvidia-l4": Gpu("NVIDIA L4", 22.03, 8.9),
-    "nvidia-tesla-a100": Gpu("NVIDIA A100-SXM4-40GB", 39.39, 8.0),
-    "nvidia-a100-80gb": Gpu("NVIDIA A100-SXM4-80GB", 79.14, 8.0),
-    "nvidia-h100-80gb": Gpu("NVIDIA H100 80GB HBM3", 79.11, 9.0),
-    "nvidia-h100-mega-80gb": Gpu("NVIDIA H100 80GB HBM3", 79.11, 9.0),
-    "nvidia-h200-141gb": Gpu("NVIDIA H200", 139.72, 9.0),
-    "nvidia-b200": Gpu("NVIDIA B200", 178.35, 10.0),
-    "nvidia-rtx-pro-6000": Gpu("NVIDIA RTX PRO 6000 Blackwell Server Edition", 94.97, 12.0),
-}
-"""U: memory as `torch.cuda.mem_get_info` gives it, which is less than the data sheet says."""
 
 OVERHEAD_GIB = 1.4
 """U: what is neither weights nor cache: CUDA context, peak activation, CUDA graphs."""
-FREE_SHARE = 0.985
-"""U: share of a GPU's memory that is free before anything runs."""
 MEMORY_HELP = "See https://docs.vllm.ai/en/latest/configuration/conserving_memory/"
 
 
@@ -150,33 +127,6 @@ def usage_error(message: str, *, program: str = "vllm serve") -> NoReturn:
 
 
 # --- the machine and the model --------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The simulated machine, as `machine.json` tells its stand-ins."""
-
-    speed: float
-    gpu: Gpu | None
-    count: int
-    timeline: Path | None
-    gguf: Path | None
-
-    @classmethod
-    def read(cls, path: Path) -> "Machine":
-        """The machine described in `path`; a GPU that GPUS lacks is taken from the description."""
-        told: dict[str, Any] = json.loads(path.read_text())
-        gpu: dict[str, Any] = told.get("gpu") or {}
-        gguf = os.environ.get("REHEARSAL_GGUF") or told.get("gguf")
-        return cls(
-            speed=float(told.get("speed", 1)),
-            gpu=GPUS.get(gpu["type"], Gpu(gpu["type"], gpu["memory_gib"] * 0.93, 9.0))
-            if gpu.get("count")
-            else None,
-            count=int(gpu.get("count", 0)),
-            timeline=Path(told["timeline"]) if told.get("timeline") else None,
-            gguf=Path(gguf) if gguf else None,
-        )
 
 
 @dataclass(frozen=True)
@@ -423,11 +373,8 @@ def warm_up(options: Options, machine: Machine) -> None:
 def take(machine: Machine, name: str, life: float) -> float:
     """Sleep for `life` seconds of cloud time; returns `life`. Nothing passes for nothing."""
     if life:
-        start = time.time()
-        time.sleep(life / machine.speed)
-        if machine.timeline:
-            event = timeline.Event(name, start, time.time(), life)
-            timeline.record(machine.timeline, event)
+        with machine.span(name, life):
+            time.sleep(life / machine.speed)
     return life
 
 
@@ -450,7 +397,7 @@ def fail(error: StartError) -> NoReturn:
 def main(arguments: Iterable[str]) -> None:
     """`vllm serve ARGUMENTS`, until SIGTERM."""
     chosen = options(list(arguments))
-    machine = Machine.read(Path(os.environ.get("REHEARSAL_MACHINE", "/run/rehearsal/machine.json")))
+    machine = Machine.read()
     log(f"vLLM server version {VERSION}, serving model {chosen.model}")
     try:
         take(machine, "vLLM start", figures.seconds("vLLM start"))

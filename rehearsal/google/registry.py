@@ -24,12 +24,20 @@ _VLLM = (
     "0.20.0 0.20.1 0.20.2 0.21.0 0.22.0 0.22.1 0.23.0 0.24.0 0.25.0 0.25.1 0.26.0 0.27.0 0.27.1"
     " 0.28.0 0.29.0 0.30.0 0.31.0 0.32.0 0.33.0"
 )
+_OLLAMA = (
+    "0.20.0 0.20.1 0.20.2 0.20.3 0.20.4 0.20.5 0.20.6 0.20.7 0.21.0 0.21.1 0.21.2 0.22.0 0.22.1"
+    " 0.23.0 0.23.1 0.23.2 0.23.3 0.23.4 0.24.0 0.30.0 0.30.1 0.30.2 0.30.3 0.30.4 0.30.5 0.30.6"
+    " 0.30.7 0.30.8 0.30.9 0.30.10 0.30.11 0.31.0 0.31.1 0.31.2 0.32.0 0.32.1 0.32.2 0.32.3 0.32.4"
+    " 0.32.5 0.32.6 0.32.7 0.32.8 0.32.9 0.32.10 0.32.11 0.32.12 0.32.13 0.32.14 0.32.15"
+)
 _CLOUDFLARED = "2026.7.2 2026.8.0 2026.8.2 latest"
 _PYTHON = ("3.13", *(f"3.13.{patch}" for patch in range(12)))
 DOCKER_HUB: dict[str, tuple[int, frozenset[str]]] = {
     # vLLM: releases on PyPI of 2026-11-22; size U. cloudflared: tags in its release notes.
     # Python: the patch releases that are sure to exist; size of the slim variant.
     "vllm/vllm-openai": (10_000_000_000, frozenset(f"v{it}" for it in _VLLM.split()) | {"latest"}),
+    # Ollama: tags of its repository of 2026-08-21; size U.
+    "ollama/ollama": (2_000_000_000, frozenset(_OLLAMA.split()) | {"latest"}),
     "cloudflare/cloudflared": (25_000_000, frozenset(_CLOUDFLARED.split())),
     "library/python": (45_000_000, frozenset({*_PYTHON, *(f"{it}-slim" for it in _PYTHON)})),
 }

@@ -51,6 +51,9 @@ IMAGES = {
     "cloudflare/cloudflared": Image(
         "rehearsal.containers.cloudflared", ("--no-autoupdate",), "65532:65532"
     ),
+    "ollama/ollama": Image(
+        "rehearsal.containers.ollama", programs={"ollama": "rehearsal.containers.ollama"}
+    ),
     "library/python": Image("", ("python3",), programs={"python": "", "python3": ""}),
 }
 """Container images by their name on Docker Hub, with their real entry points and users."""

@@ -346,15 +346,15 @@ def build(options: Options, operands: list[str]) -> None:
     def base(reference: str) -> Record:
         fetch(reference)
         with images() as found:
-            return found[reference] | entry_point(reference)
+            return {**found[reference], **entry_point(reference), "Reference": reference}
 
     def execute(what: image_build.Run, image: Record) -> Iterator[str]:
         environment = {**image_environment(), **what.environment}
 
         def furnish(folder: Path) -> None:
             keeper.bind(Path(MACHINE["timeline"]), folder / "rehearsal" / "timeline.jsonl")
-            facts = json.dumps({**MACHINE, "gpu": NO_DEVICE})
-            (folder / "rehearsal" / "machine.json").write_text(facts)
+            facts = {**MACHINE, "gpu": NO_DEVICE, "image": image["Reference"]}
+            (folder / "rehearsal" / "machine.json").write_text(json.dumps(facts))
             for program, module in image["programs"].items():
                 write_program(folder / PROGRAMS.relative_to("/run") / program, module)
 
@@ -607,7 +607,10 @@ def enter(record: Record, image: Record, options: Options) -> int:
         keeper.bind(source, target, readonly)
         os.close(descriptor)
     facts = {**MACHINE, "gpu": MACHINE["gpu"] if "--gpus" in options else NO_DEVICE}
+    facts["image"] = record["Image"]
     Path("/run/rehearsal/machine.json").write_text(json.dumps(facts))
+    # What stand-in commands name as their interpreter: a container's script may run `sleep`.
+    Path("/run/rehearsal/python").symlink_to(MACHINE["python"])
     for program, module in image["programs"].items():
         write_program(PROGRAMS / program, module)
     keeper.mount("proc", "/proc", "proc")
