@@ -1,4 +1,4 @@
-"""What stands where Ollama's image would: the command `ollama`, of which `serve` is used here.
+"""What stands where Ollama's image would: the command `ollama serve`, and what asks that server.
 
 Weights are fetched as few bytes and nothing is computed on a GPU; how much memory things take and
 how long they would take to load is reckoned from what a model says of its size. Where Ollama finds
@@ -7,6 +7,7 @@ is split over both and answers slowly.
 """
 
 import asyncio
+import json
 import os
 import re
 import sys
@@ -14,6 +15,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+
+import requests
 
 from rehearsal import figures
 from rehearsal.containers.host import Machine
@@ -93,11 +96,38 @@ def discover(machine: Machine) -> None:
         log("inference compute", id=index, library="CUDA", compute=compute, name=name, total=total)
 
 
-def main(arguments: list[str]) -> None:
-    """`ollama serve`, until SIGTERM."""
-    if arguments != ["serve"]:
-        print(f'Error: unknown command "{" ".join(arguments)}" for "ollama"', file=sys.stderr)
+def ask(arguments: list[str]) -> None:
+    """`ollama list` and `ollama pull MODEL`, which the server does. Exits 1 when it cannot."""
+    host, port = address(os.environ.get("OLLAMA_HOST", ""))
+    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/api"  # noqa: S104
+    problem = ""
+    try:
+        if arguments == ["list"]:
+            models = requests.get(f"{url}/tags", timeout=10).json()["models"]
+            print("NAME    ID    SIZE    MODIFIED")
+            for model in models:
+                print(model["name"], model["digest"][:12], model["size"], model["modified_at"])
+        elif len(arguments) == 2 and arguments[0] == "pull":
+            wanted = {"model": arguments[1]}
+            with requests.post(f"{url}/pull", json=wanted, stream=True, timeout=600) as answer:
+                for line in answer.iter_lines():
+                    told = json.loads(line)
+                    problem = told.get("error", "")
+                    print(told.get("status", ""), file=sys.stderr)
+        else:
+            problem = f'unknown command "{" ".join(arguments)}" for "ollama"'
+    except requests.ConnectionError:
+        problem = "could not connect to ollama server, run 'ollama serve' to start it"
+    if problem:
+        print(f"Error: {problem}", file=sys.stderr)
         sys.exit(1)
+
+
+def main(arguments: list[str]) -> None:
+    """`ollama serve`, until SIGTERM; or what else is asked of it."""
+    if arguments != ["serve"]:
+        ask(arguments)
+        return
     machine = Machine.read()
     version = machine.tag if re.match(r"\d", machine.tag) else VERSION
     machine = usable(machine, version)

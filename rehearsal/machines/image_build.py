@@ -93,14 +93,15 @@ class Builder:
         built: Built | None = None
         done = 0
         for instruction, operand in todo:
+            if instruction == "FROM":
+                operand = expand(operand, given)
             if instruction in ("FROM", "RUN"):
                 done += 1
                 self._say(f"[{done}/{total}] {instruction} {operand}", new=True)
             if instruction == "FROM":
                 if built:
                     raise BuildError("the rehearsal plays builds of one stage only")
-                base = self._pull(expand(operand, given))
-                built = Built(base, [], {}, [])
+                built = Built(self._pull(operand), [], {}, [])
                 given = {}
             elif instruction == "ARG":
                 name, _, default = operand.partition("=")
