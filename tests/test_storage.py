@@ -12,12 +12,10 @@ from rehearsal.google import buckets, identity, storage
 from rehearsal.google.identity import CLOUD_PLATFORM
 from rehearsal.session import Session
 from rehearsal.world import World
-from tests.clouds import PROJECT, Clouds, clouds
+from tests.clouds import BUCKET, MACHINE, PROJECT, Clouds, clouds
 
-BUCKET = "team-llm-weights"
 API = "https://storage.googleapis.com/storage/v1"
 UPLOAD = f"https://storage.googleapis.com/upload/storage/v1/b/{BUCKET}/o"
-MACHINE = f"machine@{PROJECT}.iam.gserviceaccount.com"
 QUANTUM = storage.QUANTUM
 
 
@@ -29,8 +27,6 @@ def faults() -> frozenset[str]:
 @pytest.fixture
 def cloud(tmp_path: Path, faults: frozenset[str]) -> Generator[Clouds]:
     with clouds(tmp_path, faults=faults) as cloud:
-        cloud.store.put(buckets.BUCKET, BUCKET, {"name": BUCKET, "project": PROJECT})
-        cloud.store.put(identity.ACCOUNT, MACHINE, {"email": MACHINE, "project": PROJECT})
         yield cloud
 
 
@@ -44,8 +40,7 @@ class Client(requests.Session):
         self.proxies = {"https": cloud.environment["HTTPS_PROXY"]}
         self.verify = cloud.environment["REQUESTS_CA_BUNDLE"]
         if role is not None:
-            binding = {"bucket": f"b/{BUCKET}", "role": role, "member": f"serviceAccount:{MACHINE}"}
-            cloud.store.put("gcp:storage/bucketIAMMember:BucketIAMMember", role, binding)
+            cloud.allow(role)
 
     def signed(self, cloud: Clouds) -> "Client":
         """The same with an access token."""
@@ -225,7 +220,7 @@ def test_a_role_gives_what_it_gives_in_life(cloud: Clouds, role: str, may: set[s
 def test_an_object_is_written_over_only_by_who_may_delete(cloud: Clouds, client: Client) -> None:
     """Replacing takes the old one away."""
     put(client, "there", b"old")
-    cloud.store.delete("gcp:storage/bucketIAMMember:BucketIAMMember", "roles/storage.objectUser")
+    cloud.forbid("roles/storage.objectUser")
     with Client(cloud, "roles/storage.objectCreator").signed(cloud) as creator:
         refused = put(creator, "there", b"new")
 
