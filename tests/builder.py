@@ -11,7 +11,8 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from asyncio.subprocess import Process
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +20,8 @@ from rehearsal import hub
 from rehearsal.google import cloud_build, cloud_logging, oauth2
 from rehearsal.google.cloud_build import BUILD, CloudBuild
 from rehearsal.google.cloud_logging import CloudLogging
-from rehearsal.google.guest import Surroundings
-from rehearsal.google.identity import ACCOUNT, CLOUD_PLATFORM, Caller, Identity
+from rehearsal.google.guest import INTERNET, Server, Surroundings
+from rehearsal.google.identity import ACCOUNT, CLOUD_PLATFORM, Identity
 from rehearsal.google.oauth2 import OAuth2
 from rehearsal.google.registry import REPOSITORY, Registry
 from rehearsal.google.secret_manager import VERSION, SecretManager
@@ -65,12 +66,16 @@ ROLES: dict[str, tuple[str, str, dict[str, str]]] = {
 class Project:
     """The project, and the script that builds in it."""
 
-    def __init__(self, directory: Path) -> None:
-        self.world = World(directory, 1e6)
+    def __init__(self, directory: Path, *faults: str) -> None:
+        self.world = World(directory, 1e6, faults=frozenset(faults))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self._guests: list[Machine] = []
+        self._servers: list[Server] = []
+        self._processes: list[Process] = []
+        self.told: dict[str, str] = {}
+        """What the script said about each image that it has built."""
         self.environment = self.do(self._start())
 
     def do(self, work: Coroutine[Any, Any, T], limit_s: float = 60) -> T:
@@ -145,6 +150,10 @@ class Project:
     async def _finish(self) -> None:
         for guest in self._guests:
             await guest.delete()
+        for process in self._processes:
+            await process.communicate()
+        for server in self._servers:
+            server.close()
         await self.cloud_build.close()
         await self._internet.close()
         self.world.store.close()
@@ -186,8 +195,9 @@ class Project:
         } | changes
 
     def start(self, **changes: str) -> subprocess.Popen[str]:
-        """Start the script, less patient than in life."""
-        faster = "b.POLL_S, b.SILENCE_S, b.PATIENCE_S, b.PAUSE_S, b.SETTLING_S = .1, 1, 0, .1, 2"
+        """Start the script, which polls oftener than in life, and waits for roles PATIENCE_S."""
+        faster = "b.POLL_S, b.SILENCE_S, b.PAUSE_S, b.SETTLING_S = .1, .05, .1, 2"
+        faster += f"; b.PATIENCE_S = {changes.pop('PATIENCE_S', '0')}"
         program = f"import sys, scripts.build_image as b; {faster}; sys.exit(b.main())"
         return subprocess.Popen(
             [sys.executable, "-c", program],
@@ -205,6 +215,14 @@ class Project:
         out, err = process.communicate(timeout=60)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
+    def image(self, **changes: str) -> str:
+        """The image that the script prints; AssertionError when it fails."""
+        done = self.run(**changes)
+        assert done.returncode == 0, done.stderr
+        image = done.stdout.strip()
+        self.told[image] = done.stderr
+        return image
+
     # What is seen
 
     def builds(self) -> list[Body]:
@@ -216,13 +234,29 @@ class Project:
         """Wait until it holds; AssertionError when it never does."""
         deadline = time.monotonic() + limit_s
         while not condition():
-            assert time.monotonic() < deadline, self.builds()
+            assert time.monotonic() < deadline, [it["status"] for it in self.builds()]
             time.sleep(0.05)
 
-    def guest(self, image: str) -> Machine:
-        """A machine like one of Cloud Run's, with an image on its disk."""
-        files = self.call(lambda: self.registry.files(image))
-        share = Share(files, machine.unpacked(image), readonly=True) if files else None
+    def serves(self, guest: Machine, run: str, url: str) -> str:
+        """What a container answers once it does; AssertionError with its log when it never does."""
+        run = f"{run} >/var/log/engine 2>&1"
+        self._processes.append(self.do(guest.start_command("/bin/bash", "-c", run)))
+        deadline = time.monotonic() + 60
+        while True:
+            code, said = self.do(guest.run("curl", "-sf", url))
+            if code == 0:
+                return said
+            assert time.monotonic() < deadline, self.must(guest, "cat /var/log/engine")
+            time.sleep(0.1)
+
+    def guest(self, *pulled: str, hosts: Mapping[str, str] | None = None) -> Machine:
+        """A machine with a GPU and without any network, which has images on its disk, as an
+        instance of Cloud Run has."""
+        shares: list[Share] = []
+        for image in pulled:
+            files = self.call(lambda image=image: self.registry.files(image))
+            assert files
+            shares.append(Share(files, machine.unpacked(image), readonly=True))
         spec = MachineSpec(
             name=f"guest-{len(self._guests)}",
             zone=f"{REGION}-a",
@@ -230,13 +264,34 @@ class Project:
             gpu_type="nvidia-l4",
             gpu_count=1,
             gpu_memory_gib=24,
-            hosts={},
+            hosts=hosts or {},
             ca=self.around.ca,
-            pulled=(image,),
-            shares=(share,) if share else (),
+            pulled=pulled,
+            shares=tuple(shares),
         )
-        self._guests.append(self.do(machine.boot(self.world, spec)))
-        return self._guests[-1]
+        guest = self.do(machine.boot(self.world, spec))
+        self._guests.append(guest)
+        return guest
+
+    def pulling_guest(self) -> Machine:
+        """A machine that is logged in to the registry, as the builds' account."""
+        guest = self.guest(hosts={HOST: INTERNET[0]})
+
+        async def furnish() -> None:
+            sock = await guest.listen(*INTERNET)
+            self._servers.append(await self.around.serve_https(sock, "guest"))
+
+        self.do(furnish())
+        token, _ = self.call(lambda: self.identity.mint(STAGER, [CLOUD_PLATFORM]))
+        login = f"docker login --username oauth2accesstoken --password-stdin {HOST}"
+        self.must(guest, login, stdin=token.encode())
+        return guest
+
+    def must(self, guest: Machine, script: str, stdin: bytes = b"") -> str:
+        """What a shell command in a machine says; AssertionError when it fails."""
+        code, said = self.do(guest.run("/bin/sh", "-c", script, stdin=stdin))
+        assert code == 0, said
+        return said
 
     def layers(self, image: str) -> Iterator[tuple[str, bytes]]:
         """What an image consists of: its manifest, its configuration and every file of a layer."""
@@ -252,7 +307,3 @@ class Project:
                 for member in tar:
                     file = tar.extractfile(member) if member.isfile() else None
                     yield member.name, file.read() if file else member.linkname.encode()
-
-    def as_stager(self) -> Caller:
-        """The builds' account."""
-        return Caller(STAGER, frozenset({CLOUD_PLATFORM}))

@@ -271,6 +271,8 @@ class Build:
             self._machine = None
         while self._servers:
             self._servers.pop().close()
+        if self._process:
+            await self._process.communicate()  # it has ended with its machine
 
     async def _step(self, step: Body) -> int:
         guest = await self._boot()
@@ -327,21 +329,21 @@ class Build:
     async def _push(self, image: str) -> Body:
         self._log(f"Pushing {image}")
         assert self._machine  # noqa: S101 -- it has just run the step
-        process = await self._machine.start_command(
+        self._process = await self._machine.start_command(
             "docker", "push", image, environment={"HOME": HOME}
         )
-        output, _ = await process.communicate()
+        output, _ = await self._process.communicate()
         lines = output.decode(errors="replace").splitlines()
         self._log(*lines)
         digest = _DIGEST.search(lines[-1]) if lines else None
-        if process.returncode or not digest:
+        if self._process.returncode or not digest:
             problem = f"failed to push {image}: {lines[-1] if lines else 'no answer'}"
             self._log("ERROR", f"ERROR: {problem}")
             raise BuildFailure("PUSH_FAILED", problem)
         return {"name": image, "digest": digest[1]}
 
     async def _follow(self, guest: Machine, environment: Mapping[str, str], path: str) -> int:
-        process = await guest.start_command(
+        self._process = process = await guest.start_command(
             "env", "--chdir=/workspace", path, environment={**environment, "HOME": HOME}
         )
         assert process.stdout  # noqa: S101 -- it was asked for
