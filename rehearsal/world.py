@@ -56,6 +56,8 @@ class World:
         buckets/<name>/      Cloud Storage's objects, as files
         machines/<name>/     one folder a simulated machine: console.log, timeline.jsonl
         logs/<name>.log      what the containers of a Cloud Run revision or execution wrote
+        logs/entries.jsonl   Cloud Logging's, of builds
+        images/<repository>/ Artifact Registry's images that were pushed
         buckets/<name>/      the objects of a bucket of Cloud Storage, as files
     """
 

@@ -16,12 +16,14 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import requests
+
 from rehearsal import hub
 from rehearsal.google import cloud_build, cloud_logging, oauth2
 from rehearsal.google.cloud_build import BUILD, CloudBuild
 from rehearsal.google.cloud_logging import CloudLogging
 from rehearsal.google.guest import INTERNET, Server, Surroundings
-from rehearsal.google.identity import ACCOUNT, CLOUD_PLATFORM, Identity
+from rehearsal.google.identity import ACCOUNT, CLOUD_PLATFORM, Caller, Identity
 from rehearsal.google.oauth2 import OAuth2
 from rehearsal.google.registry import REPOSITORY, Registry
 from rehearsal.google.secret_manager import VERSION, SecretManager
@@ -222,6 +224,22 @@ class Project:
         image = done.stdout.strip()
         self.told[image] = done.stderr
         return image
+
+    # The services
+
+    def api(self, method: str, url: str, email: str = "", **options: Any) -> requests.Response:
+        """Ask a service as an account, or as the person who owns the project."""
+        caller = Caller(email, frozenset({CLOUD_PLATFORM}), None if email else frozenset({PROJECT}))
+        token, _ = self.call(lambda: self.identity.mint_for(caller))
+        return requests.request(
+            method,
+            url,
+            headers={"Authorization": f"Bearer {token}"} | options.pop("headers", {}),
+            proxies={"https": self.environment["HTTPS_PROXY"]},
+            verify=str(self.around.ca),
+            timeout=30,
+            **options,
+        )
 
     # What is seen
 

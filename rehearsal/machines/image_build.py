@@ -115,14 +115,12 @@ class Builder:
                     built.environment[name] = expand(value, given | built.environment)
                 built.history.append(f"ENV {operand}")
             else:
-                told = "".join(f" {name}={value}" for name, value in given.items())
-                built.history.append(f"RUN |{len(given)}{told} /bin/sh -c {operand} # buildkit")
-                built.layers.append(self._layer(operand, given, built))
+                self._layer(operand, given, built)
         if built is None:
             raise BuildError("the Dockerfile cannot be empty: no build stage in current context")
         return built
 
-    def _layer(self, operand: str, given: dict[str, str], built: Built) -> bytes:
+    def _layer(self, operand: str, given: dict[str, str], built: Built) -> None:
         ids = list[str]()
         while mount := MOUNT.match(operand):
             ids.append(mount[1])
@@ -130,17 +128,18 @@ class Builder:
         if operand.startswith("--"):
             raise BuildError(f"the rehearsal does not play RUN {operand.split()[0]}")
         secrets = {id: self._secrets[id] for id in ids if id in self._secrets}
-        before, start = image_files.survey(self._root), time.monotonic()
         what = Run(operand, given | built.environment, secrets)
+        before, start = image_files.survey(self._root), time.monotonic()
         for line in self._run(what, built.base):
             self._say(f"{time.monotonic() - start:.3f} {line}")
         self._say(f"DONE {time.monotonic() - start:.1f}s")
         after = image_files.survey(self._root)
         if gone := before.keys() - after.keys():
             raise BuildError(f"the rehearsal cannot take {min(gone)} out of an earlier layer")
-        return image_files.pack(
-            self._root, [name for name, what in after.items() if before.get(name) != what]
-        )
+        changed = [name for name, signature in after.items() if before.get(name) != signature]
+        built.layers.append(image_files.pack(self._root, changed))
+        told = "".join(f" {name}={value}" for name, value in given.items())
+        built.history.append(f"RUN |{len(given)}{told} /bin/sh -c {operand} # buildkit")
 
     def _say(self, text: str, *, new: bool = False) -> None:
         if new:
