@@ -1,4 +1,4 @@
-"""What stands for Cloud Build, its docker and a repository of one's own: what they do and refuse."""
+"""What stands for Cloud Build, its docker and a repository of our own: what they do and refuse."""
 
 import json
 import re
