@@ -38,6 +38,7 @@ from scripts import cancel_build, cloud_build
 from scripts.cloud_build import Build, Log
 from scripts.download_weights import Hub, Ollama, Plan, Source, StagingError, fetch
 from scripts.google_api import TIMEOUT, GoogleError, refusal, session
+from scripts.stage_weights import Interrupted, interrupt
 
 ROOT = Path(__file__).parents[1]
 FILES = Path(__file__).with_name("model-image")
@@ -143,7 +144,7 @@ def look_up(source: Source) -> Plan:
     """What the model consists of. StagingError when this token cannot have it."""
     plan = source.plan()
     # The hub shows everybody what a gated model consists of, and gives the files to some.
-    fetch(source, min(plan.files, key=lambda file: file.size).url)
+    fetch(source, source.sample(plan.commit))
     return plan
 
 
@@ -318,7 +319,7 @@ def watched(tell: Tell) -> Generator[Callable[[str], None]]:
 
     try:
         yield send
-    except KeyboardInterrupt:
+    except Interrupted:
         tell("interrupted: the build is being cancelled")
         raise
     except BaseException:
@@ -427,15 +428,10 @@ def missing(image: str) -> NoReturn:
     raise ImageError(f"{image} was built, and is not in its repository", "pulumi up")
 
 
-def interrupted(number: int, _: object) -> NoReturn:
-    """SIGTERM means what Ctrl-C means."""
-    raise KeyboardInterrupt(signal.Signals(number).name)
-
-
 def main() -> int:
     """Build, and tell."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupted)
+        signal.signal(number, interrupt)
     start = time.monotonic()
 
     def tell(text: str) -> None:
@@ -450,8 +446,8 @@ def main() -> int:
         print(f"{error}\n  next: {error.next_step}", file=sys.stderr)
     except (GoogleError, ImageError) as error:
         print(error, file=sys.stderr)
-    except KeyboardInterrupt as signal_:
-        print(f"ended by {signal_}", file=sys.stderr)
+    except Interrupted as interrupted:
+        return 128 + interrupted.number
     else:
         return 0
     return 1

@@ -13,8 +13,10 @@ Environment:
   HF_TOKEN_PATH      file with the hub's token, if there is one; TOKEN_PATH unless it is set
   GCE_METADATA_HOST  the metadata server, where it is not Google's
 
-`.staging.json` in the bucket tells how it stands: `state` (running, done, failed), `commit`,
-`files` and `bytes` (`done`, `total`), `error`, `next`. Exits 1 when it failed.
+`.staging.json` in the bucket tells how it stands: `state` (running, done, failed), the job's
+`execution`, `commit`, `files` and `bytes` (`done`, `total`), `error`, `next`.
+
+Exits 1 when it failed.
 """
 
 import hashlib
@@ -31,12 +33,12 @@ import time
 import traceback
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 STATUS = ".staging.json"
@@ -49,7 +51,7 @@ AT_ONCE = 4
 TIMEOUT_S = 60.0
 ATTEMPTS = 8
 """So often something is tried that brings nothing: over a good minute."""
-PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 ROLE_PATIENCE_S = 300.0
 """A role granted a moment ago has not reached every service."""
 REPORT_S = 5.0
@@ -86,23 +88,6 @@ class Plan(NamedTuple):
     commit: str
     files: list[File]
     last: dict[str, bytes]
-
-
-class Source(Protocol):
-    """Where a model comes from."""
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What its requests carry."""
-        ...
-
-    def plan(self) -> Plan:
-        """What to stage. StagingError when it has no such model."""
-        ...
-
-    def refusal(self, status: int, code: str) -> StagingError:
-        """What an answer of 4xx means; `code` is its X-Error-Code."""
-        ...
 
 
 # --- HTTP -----------------------------------------------------------------------------------------
@@ -144,26 +129,32 @@ def reason(error: Exception) -> str:
 
 def pause(attempt: int, error: Exception) -> None:
     """Wait before the next attempt, longer each time, or for as long as the server asks."""
-    asked = str(error.headers["Retry-After"]) if isinstance(error, urllib.error.HTTPError) else ""
-    seconds = float(asked) if asked.isdecimal() else PAUSE_S * 2 ** min(attempt, 10)
+    seconds = PAUSE_S * 2 ** min(attempt, 10)
+    if isinstance(error, urllib.error.HTTPError):
+        # The hub: `RateLimit: "resolvers";r=0;t=55`
+        asked = f"{error.headers['Retry-After']} {error.headers['RateLimit']}"
+        if found := re.search(r"^(\d+) |;r=0;t=(\d+)", asked):
+            seconds = float(found[1] or found[2])
     time.sleep(min(seconds, LONGEST_PAUSE_S))
 
 
 def patiently(what: str, attempt: Callable[[], T]) -> T:
     """The result of `attempt`, tried again while the network or a server fails."""
-    for count in range(ATTEMPTS):
+    for count in itertools.count():
         try:
             return attempt()
         except NETWORK as error:
             if status(error) not in RETRIED:
                 raise
+            if count == ATTEMPTS:
+                raise StagingError(f"{what}: {reason(error)}, {count} times in a row") from None
             say(f"{what}: {reason(error)}, trying again")
             pause(count, error)
-    raise StagingError(f"{what}: no proper answer, {ATTEMPTS} times in a row")
+    raise AssertionError
 
 
-def fetch(source: Source, url: str) -> Answer:
-    """A small file. StagingError when it is refused."""
+def fetch(source: "Source", url: str) -> Answer:
+    """A small file of a source's. StagingError when it is refused."""
 
     def once() -> Answer:
         with send("GET", url, source.headers) as answer:
@@ -320,16 +311,28 @@ class Hub:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The token, if there is one."""
+        """What every request carries: the token, if there is one."""
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+    @property
+    def about(self) -> str:
+        """The address whose answer tells which commit the revision means now."""
+        return f"{self.endpoint}/api/models/{self.model}/revision/{quote(self.revision, '')}"
+
+    def commit(self, answer: bytes) -> str:
+        """The commit, of such an answer."""
+        return json.loads(answer)["sha"]
+
+    def sample(self, commit: str) -> str:
+        """A small file that most models have; who may not have the others is refused it, too."""
+        return f"{self.endpoint}/{self.model}/resolve/{commit}/config.json"
 
     def plan(self) -> Plan:
         """What of the repository an engine needs, at the commit that the revision means now."""
-        api = f"{self.endpoint}/api/models/{self.model}"
-        commit = json.loads(fetch(self, f"{api}/revision/{quote(self.revision, '')}")[1])["sha"]
+        commit = self.commit(fetch(self, self.about)[1])
         here = f"{self.endpoint}/{self.model}/resolve/{commit}/"
         listed: dict[str, dict[str, Any]] = {}
-        url = f"{api}/tree/{commit}?recursive=true"
+        url = f"{self.endpoint}/api/models/{self.model}/tree/{commit}?recursive=true"
         while url:
             headers, raw = fetch(self, url)
             listed |= {it["path"]: it for it in json.loads(raw) if it["type"] == "file"}
@@ -346,7 +349,7 @@ class Hub:
         return Plan(commit, files, {})
 
     def refusal(self, status: int, code: str) -> StagingError:
-        """In the words of whoever wants to do something about it."""
+        """What an answer of 4xx means, for who wants to go on; `code` is its X-Error-Code."""
         page = f"{self.endpoint}/{self.model}"
         token = "pulumi config set --secret huggingFaceToken"  # noqa: S105 no token
         if code == "GatedRepo" and self.token:
@@ -421,12 +424,25 @@ class Ollama:
         host, namespace, model = ["registry.ollama.ai", "library"][: 3 - len(parts)] + parts
         return host, namespace, model, tag
 
+    @property
+    def about(self) -> str:
+        """The manifest."""
+        host, namespace, model, tag = self.name
+        return f"https://{host}/v2/{namespace}/{model}/manifests/{tag}"
+
+    def commit(self, answer: bytes) -> str:
+        """The manifest's digest, which Ollama shows as the model's id."""
+        return hashlib.sha256(answer).hexdigest()
+
+    def sample(self, commit: str) -> str:
+        """The manifest: there are open models only."""
+        return self.about
+
     def plan(self) -> Plan:
         """Its blobs, and in the end the manifest that lists them."""
-        host, namespace, model, tag = self.name
-        base = f"https://{host}/v2/{namespace}/{model}"
-        raw = fetch(self, f"{base}/manifests/{tag}")[1]
+        raw = fetch(self, self.about)[1]
         manifest = json.loads(raw)
+        base = self.about.rpartition("/manifests/")[0]
         files = {
             it["digest"]: File(
                 f"blobs/{it['digest'].replace(':', '-')}",
@@ -437,10 +453,10 @@ class Ollama:
             for it in (*manifest["layers"], manifest["config"])
         }
         path = "/".join(("manifests", *self.name))
-        return Plan(hashlib.sha256(raw).hexdigest(), [*files.values()], {path: raw})
+        return Plan(self.commit(raw), [*files.values()], {path: raw})
 
     def refusal(self, status: int, code: str) -> StagingError:
-        """In the words of whoever wants to do something about it."""
+        """What an answer of 4xx means, for who wants to go on."""
         host, namespace, model, tag = self.name
         page = f"https://{host}/{namespace}/{model}"
         if host == "registry.ollama.ai":
@@ -451,7 +467,16 @@ class Ollama:
         return StagingError(text, f"see {page}")
 
 
+Source = Hub | Ollama
+
 # --- Staging --------------------------------------------------------------------------------------
+
+
+def amount(files: Mapping[str, int], size: Mapping[str, int]) -> str:
+    """How much is there, for people."""
+    unit, name = (1e9, "GB") if size["total"] >= 1e9 else (1e6, "MB")
+    told = f"{size['done'] / unit:.1f} of {size['total'] / unit:.1f} {name}"
+    return f"{files['done']} of {files['total']} files, {told}"
 
 
 class Count:
@@ -470,9 +495,7 @@ class Count:
             self.files["done"] += whole
 
     def __str__(self) -> str:
-        unit, name = (1e9, "GB") if self.bytes["total"] >= 1e9 else (1e6, "MB")
-        size = f"{self.bytes['done'] / unit:.1f} of {self.bytes['total'] / unit:.1f} {name}"
-        return f"{self.files['done']} of {self.files['total']} files, {size}"
+        return amount(self.files, self.bytes)
 
 
 def chunks(source: Source, file: File) -> Iterator[bytes]:
@@ -565,48 +588,58 @@ def stage(source: Source, bucket: Bucket, files: list[File], count: Count) -> It
         yield
 
 
+def missing_in(there: Mapping[str, Any], files: list[File], count: Count) -> list[File]:
+    """The files that are not in the bucket yet, or not the right ones; the others are counted."""
+    missing: list[File] = []
+    for file in files:
+        known = there.get(file.name, {})
+        right = (str(file.size), {"hash": file.digest})
+        if (known.get("size"), known.get("metadata")) == right:
+            count.add(file.size, whole=True)
+        else:
+            missing.append(file)
+    return missing
+
+
+def fill(source: Source, bucket: Bucket, tell: Callable[..., None]) -> None:
+    """Bring the bucket to what the source's plan says."""
+    before = json.loads(bucket.read(STATUS) or b"{}")
+    plan = source.plan()
+    if (before.get("state"), before.get("commit")) == ("done", plan.commit):
+        say(f"commit {plan.commit} is staged already")
+        return
+    count = Count(plan)
+    tell(commit=plan.commit, files=count.files, bytes=count.bytes)
+    there = bucket.contents()
+    missing = missing_in(there, plan.files, count)
+    say(f"commit {plan.commit}: {count} are there already")
+    reported = time.monotonic()
+    for _ in stage(source, bucket, missing, count):
+        if time.monotonic() - reported >= REPORT_S:
+            reported = time.monotonic()
+            say(f"{count}")
+            tell()
+    for name, content in plan.last.items():
+        bucket.write(name, content)
+        count.add(len(content), whole=True)
+    for name in there.keys() - {STATUS, *plan.last, *(it.name for it in plan.files)}:
+        say(f"removing {name}, which is of another revision")
+        bucket.delete(name)
+    tell(state="done")
+    say(f"commit {plan.commit}: {count}, verified")
+
+
 def run(source: Source, bucket: Bucket) -> None:
-    """Bring the bucket to what the source's plan says, and tell in it how that goes."""
+    """Fill the bucket, and tell in it how that goes."""
     told: dict[str, Any] = {"state": "running"}
+    told["execution"] = os.environ.get("CLOUD_RUN_EXECUTION", "")
 
     def tell(**more: Any) -> None:
         told.update(more)
         bucket.write(STATUS, json.dumps(told).encode())
 
     try:
-        before = json.loads(bucket.read(STATUS) or b"{}")
-        plan = source.plan()
-        if (before.get("state"), before.get("commit")) == ("done", plan.commit):
-            say(f"commit {plan.commit} is staged already")
-            return
-        count = Count(plan)
-        tell(commit=plan.commit, files=count.files, bytes=count.bytes)
-        there = bucket.contents()
-        missing: list[File] = []
-        for file in plan.files:
-            known = there.get(file.name, {})
-            if (known.get("size"), known.get("metadata")) == (
-                str(file.size),
-                {"hash": file.digest},
-            ):
-                count.add(file.size, whole=True)
-            else:
-                missing.append(file)
-        say(f"commit {plan.commit}: {count} are there already")
-        reported = time.monotonic()
-        for _ in stage(source, bucket, missing, count):
-            if time.monotonic() - reported >= REPORT_S:
-                reported = time.monotonic()
-                say(f"{count}")
-                tell()
-        for name, content in plan.last.items():
-            bucket.write(name, content)
-            count.add(len(content), whole=True)
-        for name in there.keys() - {STATUS, *plan.last, *(it.name for it in plan.files)}:
-            say(f"removing {name}, which is of another revision")
-            bucket.delete(name)
-        tell(state="done")
-        say(f"commit {plan.commit}: {count}, verified")
+        fill(source, bucket, tell)
     except NETWORK as error:  # those of the source's hosts have been dealt with
         text = f"Cloud Storage refuses the bucket {bucket.name}: {reason(error)}"
         fail(StagingError(text, "pulumi up makes it, and gives the job its role"), tell)
@@ -630,16 +663,20 @@ def stopped(*_: Any) -> None:
     raise StagingError("the job was stopped")
 
 
+def source_of(env: Mapping[str, str], token: str) -> Source:
+    """Where the environment says that the model comes from."""
+    if env["SOURCE"] == "ollama":
+        return Ollama(env["MODEL"])
+    return Hub(env["HF_ENDPOINT"].rstrip("/"), env["MODEL"], env["REVISION"], token)
+
+
 def main() -> None:
     """Stage what the environment names."""
     env = os.environ
     token = ""
     with suppress(FileNotFoundError):
         token = Path(env.get("HF_TOKEN_PATH", TOKEN_PATH)).read_text().strip()
-    source: Source = Ollama(env["MODEL"])
-    if env["SOURCE"] == "hub":
-        source = Hub(env["HF_ENDPOINT"].rstrip("/"), env["MODEL"], env["REVISION"], token)
-    run(source, Bucket(env["BUCKET"]))
+    run(source_of(env, token), Bucket(env["BUCKET"]))
 
 
 if __name__ == "__main__":

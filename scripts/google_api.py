@@ -18,7 +18,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-TIMEOUT = (10.0, 30.0)
+TIMEOUT = (10.0, 20.0)
 """Seconds to connect, and to wait for more of an answer."""
 RETRIES = 4
 BACKOFF_SECONDS = 0.5
@@ -46,12 +46,13 @@ class GoogleError(Exception):
 
 
 def base(service: str) -> str:
-    """The address of an API, such as `storage`, without a slash at its end.
+    """The address of an API, such as `storage`, without a path.
 
-    CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE replaces it, as it does for gcloud.
+    CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE names another host, as for gcloud, which wants a path
+    for some APIs.
     """
     override = os.environ.get(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service.upper()}")
-    return (override or f"https://{service}.googleapis.com").rstrip("/")
+    return "/".join((override or f"https://{service}.googleapis.com").split("/")[:3])
 
 
 def session(retries: int = RETRIES) -> requests.Session:

@@ -7,15 +7,27 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 
 from rehearsal.google import buckets
 from scripts import download_weights
-from scripts.download_weights import STATUS, File, Hub, Ollama, StagingError, choose, chunks, send
+from scripts.download_weights import (
+    STATUS,
+    File,
+    Hub,
+    Ollama,
+    StagingError,
+    choose,
+    chunks,
+    pause,
+    send,
+)
 from tests.clouds import BUCKET, HUB_TOKEN, Clouds, Seen, clouds
 
 ROOT = Path(__file__).parents[1]
@@ -567,3 +579,31 @@ def test_an_empty_file_is_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_can_be_passed_as_text() -> None:
     """Cloud Run takes at most 32768 characters as the value of a variable."""
     assert len(SCRIPT.read_text()) < 32768
+
+
+@pytest.mark.parametrize(
+    ("headers", "attempt", "seconds"),
+    [
+        ({}, 0, 0.5),
+        ({}, 3, 4),
+        ({}, 99, 60),
+        ({"Retry-After": "7"}, 0, 7),
+        ({"RateLimit": '"resolvers";r=0;t=55'}, 0, 55),
+        ({"RateLimit": '"resolvers";r=0;t=280'}, 0, 60),
+        ({"RateLimit": '"resolvers";r=5;t=280'}, 0, 0.5),
+    ],
+)
+def test_it_waits_longer_each_time_or_as_long_as_it_is_asked_to(
+    monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], attempt: int, seconds: float
+) -> None:
+    """Within a minute; the hub asks in its own way."""
+    slept: list[float] = []
+    monkeypatch.setattr(download_weights.time, "sleep", slept.append)
+    message = Message()
+    for name, value in headers.items():
+        message[name] = value
+
+    with HTTPError("https://h/", 429, "Too Many Requests", message, None) as error:
+        pause(attempt, error)
+
+    assert slept == [seconds]

@@ -163,5 +163,6 @@ def test_a_login_that_has_expired_says_how_to_log_in(cloud: Clouds, api: Api) ->
 def test_an_api_may_stand_elsewhere_as_gcloud_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Private endpoints are set with the variable that gcloud itself reads."""
     assert base("storage") == "https://storage.googleapis.com"
-    monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE", "https://private.example.com/")
-    assert base("storage") == "https://private.example.com"
+    for override in ("https://private.example.com/", "https://private.example.com/storage/v1/"):
+        monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE", override)
+        assert base("storage") == "https://private.example.com"
