@@ -9,9 +9,10 @@ scripts/cancel_build.py. Exits 1 when there is no image in the end.
 Environment:
   PROJECT, REGION     where to build
   REPOSITORY, NAME    what to call it: REGION-docker.pkg.dev/PROJECT/REPOSITORY, and a name in that
-  ENGINE, BASE_IMAGE  vllm or ollama; the engine's image in full
-  MODEL, REVISION     the model, and for the hub a commit, tag or branch; empty takes the newest
-  HF_ENDPOINT         address of the hub
+  ENGINE, BASE_IMAGE  whose Dockerfile in model-image/ (vllm or ollama); the engine's image in full
+  SOURCE, MODEL       hub or ollama, whose name of the model this is
+  REVISION            for the hub: commit, tag or branch; empty takes the newest
+  HF_ENDPOINT         for the hub: its address
   SERVICE_ACCOUNT     who builds: projects/PROJECT/serviceAccounts/EMAIL. It needs to write to the
                       repository and to logs, to read the base image, and the secret if there is one
   TOKEN_SECRET        full name of the version of the secret that holds the hub's token, or empty
@@ -28,7 +29,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -36,7 +37,7 @@ import requests
 
 from scripts import cancel_build, cloud_build
 from scripts.cloud_build import Build, Log
-from scripts.download_weights import Hub, Ollama, Plan, Source, StagingError, fetch
+from scripts.download_weights import Plan, Source, StagingError, fetch, source_of
 from scripts.google_api import TIMEOUT, GoogleError, refusal, session
 from scripts.stage_weights import Interrupted, interrupt
 
@@ -99,37 +100,32 @@ class Order:
     """Without a tag."""
     engine: str
     base_image: str
+    source: Source
+    """Where the model comes from."""
     model: str
     revision: str
     """Commit, tag or branch; never empty."""
     hub: str
     service_account: str
     token_secret: str
-    token: str = field(repr=False)
 
     @classmethod
     def read(cls, env: Mapping[str, str]) -> Self:
         """As the environment has it. KeyError when something is missing."""
+        revision = env["REVISION"] or "main"
         return cls(
             project=env["PROJECT"],
             region=env["REGION"],
             image=f"{env['REPOSITORY']}/{env['NAME']}",
             engine=env["ENGINE"],
             base_image=env["BASE_IMAGE"],
+            source=source_of({**env, "REVISION": revision}, env.get("HF_TOKEN", "")),
             model=env["MODEL"],
-            revision=env["REVISION"] or "main",
+            revision=revision,
             hub=env["HF_ENDPOINT"].rstrip("/"),
             service_account=env["SERVICE_ACCOUNT"],
             token_secret=env["TOKEN_SECRET"],
-            token=env.get("HF_TOKEN", ""),
         )
-
-    @property
-    def source(self) -> Source:
-        """Where the model comes from."""
-        if self.engine == "ollama":
-            return Ollama(self.model)
-        return Hub(self.hub, self.model, self.revision, self.token)
 
     @property
     def dockerfile(self) -> str:
@@ -169,15 +165,14 @@ def check_size(model: str, bytes_: int) -> None:
 
 def arguments(order: Order, plan: Plan) -> dict[str, str]:
     """The variables of the Dockerfile."""
-    more = {
-        "COMMIT": plan.commit,
+    given = {"BASE_IMAGE": order.base_image, "MODEL": order.model, "COMMIT": plan.commit}
+    if plan.last:  # Ollama's: it finds the files by the manifest
+        (manifest,) = plan.last
+        return given | {"MANIFEST": manifest.removeprefix("manifests/")}
+    return given | {
         "REVISION": order.revision,
         "FILES": "\n".join(file.name for file in plan.files),
     }
-    if order.engine == "ollama":
-        (manifest,) = plan.last
-        more = {"COMMIT": plan.commit, "MANIFEST": manifest.removeprefix("manifests/")}
-    return {"BASE_IMAGE": order.base_image, "MODEL": order.model, **more}
 
 
 def tag(dockerfile: str, given: Mapping[str, str]) -> str:
@@ -215,7 +210,7 @@ def build_of(order: Order, given: Mapping[str, str], image: str, bytes_: int) ->
         "timeout": f"{TIMEOUT_S + TIMEOUT_S_PER_GB * bytes_ // GB}s",
         "tags": ["llm-endpoint", image.rpartition(":")[2]],
     }
-    if order.token_secret and order.engine != "ollama":
+    if order.token_secret:
         step["secretEnv"] = ["HF_TOKEN"]
         secret = {"versionName": order.token_secret, "env": "HF_TOKEN"}
         build["availableSecrets"] = {"secretManager": [secret]}

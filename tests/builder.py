@@ -187,6 +187,7 @@ class Project:
             "REPOSITORY": IMAGE.rpartition("/")[0],
             "NAME": IMAGE.rpartition("/")[2],
             "ENGINE": "vllm",
+            "SOURCE": "hub",
             "BASE_IMAGE": f"{HOST}/{PROJECT}/docker-hub/vllm/vllm-openai:v0.33.0",
             "MODEL": "Qwen/Qwen3-0.6B",
             "REVISION": "",

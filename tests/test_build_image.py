@@ -26,6 +26,7 @@ WITH_TOKEN = {
 }
 OLLAMA = {
     "ENGINE": "ollama",
+    "SOURCE": "ollama",
     "BASE_IMAGE": f"{HOST}/{PROJECT}/docker-hub/ollama/ollama:0.32.15",
     "MODEL": "qwen3:0.6b",
 }
@@ -93,19 +94,10 @@ def test_another_engine_revision_or_model_is_built_again(
 
 def test_another_dockerfile_is_another_image_and_another_mirror_is_not() -> None:
     """The tag stands for the content; where the content came from is no part of it."""
-    order = Order.read(
-        {
-            **dict.fromkeys(("PROJECT", "REGION", "NAME", "SERVICE_ACCOUNT", "TOKEN_SECRET"), ""),
-            **{
-                "REPOSITORY": "r",
-                "ENGINE": "vllm",
-                "BASE_IMAGE": "b",
-                "MODEL": "m",
-                "REVISION": "",
-            },
-            "HF_ENDPOINT": "https://mirror.example.com/",
-        }
-    )
+    empty = ("PROJECT", "REGION", "REPOSITORY", "NAME", "SERVICE_ACCOUNT", "TOKEN_SECRET")
+    what = {"ENGINE": "vllm", "SOURCE": "hub", "MODEL": "m", "REVISION": "", "BASE_IMAGE": "b"}
+    mirror = {"HF_ENDPOINT": "https://mirror.example.com/"}
+    order = Order.read(dict.fromkeys(empty, "") | what | mirror)
     given = arguments(order, Plan("c", [File("config.json", "https://a", 1, "git:0")], {}))
 
     assert "HF_ENDPOINT" not in given
