@@ -105,6 +105,7 @@ class ModelImage(pulumi.ComponentResource):
                 "REPOSITORY": after(repository.registry_uri, *grants),
                 "NAME": args["engine"],
                 "ENGINE": args["engine"],
+                "SOURCE": source.kind,
                 "BASE_IMAGE": args["base_image"],
                 "MODEL": source.model,
                 "REVISION": source.revision,

@@ -431,6 +431,7 @@ wrong(
 wrong(
     "mirror without TLS",
     {"llm-endpoint:huggingFaceEndpoint": "http://mirror.example.com"},
+    HIDDEN,
     "an https address",
     set_to("huggingFaceEndpoint", "https://huggingface.co"),
 )

@@ -113,8 +113,10 @@ def arguments(settings: "Settings", weights: str, revision: str) -> tuple[str, .
         "--fingerprint-mode=custom",
         f"--fingerprint-value={revision}",
     ]
+    if settings.weights != "hub":  # else vLLM calls the model by where it lies
+        args.append(f"--served-model-name={settings.model}")
     if settings.weights == "bucket":
-        args += [f"--served-model-name={settings.model}", "--load-format=runai_streamer"]
+        args.append("--load-format=runai_streamer")
         if settings.gpu_count > 1:
             args.append('--model-loader-extra-config={"distributed":true}')
     elif settings.model_revision:
