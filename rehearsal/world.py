@@ -53,7 +53,7 @@ class World:
         daemon.json          pid, ports: written when the daemon is ready
         daemon.log
         timeline.jsonl       see timeline.Event
-        buckets/<name>/      Cloud Storage's objects, as files
+        buckets/<name>/      Cloud Storage's objects, as files; parts of them in uploads/
         machines/<name>/     one folder a simulated machine: console.log, timeline.jsonl
         logs/<name>.log      what the containers of a Cloud Run revision or execution wrote
         logs/entries.jsonl   Cloud Logging's, of builds

@@ -7,7 +7,7 @@ What is there already is left alone, so that another run goes on where one has e
 Environment:
   SOURCE             hub (Hugging Face, or a mirror), or ollama (registry.ollama.ai, hf.co)
   MODEL              organisation/name, or Ollama's name
-  REVISION           for the hub: commit, tag or branch
+  REVISION           for the hub: commit, tag or branch; empty for the newest
   HF_ENDPOINT        for the hub: its address
   BUCKET             its root becomes the model's folder, or Ollama's store
   HF_TOKEN_PATH      file with the hub's token, if there is one; TOKEN_PATH unless it is set
@@ -44,6 +44,7 @@ from urllib.parse import quote, urljoin, urlsplit
 STATUS = ".staging.json"
 TOKEN_PATH = "/run/secrets/hugging-face-token"  # noqa: S105 no token
 STORAGE = "https://storage.googleapis.com"
+BYTES = "application/octet-stream"
 CHUNK = 32 * 2**20
 """Bytes of each file in memory. Cloud Storage takes multiples of 256 KiB."""
 AT_ONCE = 4
@@ -216,7 +217,11 @@ class Bucket:
     def begin(self, file: File) -> str:
         """The address of a new upload, which is all that one needs to go on with it."""
         about = json.dumps({"name": file.name, "metadata": {"hash": file.digest}}).encode()
-        headers = {"Content-Type": "application/json", "X-Upload-Content-Length": str(file.size)}
+        headers = {
+            "Content-Type": "application/json",
+            "X-Upload-Content-Type": BYTES,
+            "X-Upload-Content-Length": str(file.size),
+        }
         return self._call("POST", f"{self._uploads}resumable", headers, about)[0]["Location"]
 
     def put(self, address: str, chunk: bytes, start: int, total: int) -> None:
@@ -270,7 +275,7 @@ def stored(address: str, content: bytes, start: int | None, total: int) -> int:
     whole = start == 0 and len(content) == total
     try:
         headers = {} if whole else {"Content-Range": f"bytes {span}/{total}"}
-        send("PUT", address, headers, content).close()
+        send("PUT", address, {"Content-Type": BYTES} | headers, content).close()
     except urllib.error.HTTPError as error:
         if error.code != 308:
             raise
@@ -667,7 +672,8 @@ def source_of(env: Mapping[str, str], token: str) -> Source:
     """Where the environment says that the model comes from."""
     if env["SOURCE"] == "ollama":
         return Ollama(env["MODEL"])
-    return Hub(env["HF_ENDPOINT"].rstrip("/"), env["MODEL"], env["REVISION"], token)
+    endpoint, revision = env["HF_ENDPOINT"].rstrip("/"), env["REVISION"] or "main"
+    return Hub(endpoint, env["MODEL"], revision, token)
 
 
 def main() -> None:

@@ -135,6 +135,7 @@ def test_the_bucket_gets_what_an_engine_needs_and_no_duplicates(cloud: Clouds) -
         if about["name"] in SHARDS:
             digest = hashlib.sha256(objects[about["name"]]).hexdigest()
             assert about["metadata"] == {"hash": f"sha256:{digest}"}
+            assert about["contentType"] == "application/octet-stream"
     status = told(cloud)
     assert status["state"] == "done"
     assert status["files"] == {"done": 12, "total": 12}
@@ -171,6 +172,13 @@ def test_another_revision_replaces_what_differs_and_removes_the_rest(cloud: Clou
     assert told(cloud)["commit"] != commit
     assert downloads(cloud)[before:] == []
     assert "11 of 12 files, 1.3 of 1.3 MB are there already" in log
+
+
+def test_no_revision_means_the_newest(cloud: Clouds) -> None:
+    """What `modelRevision` is by default."""
+    stage(cloud, MODEL=SMALL)
+
+    assert "is staged already" in stage(cloud, MODEL=SMALL, REVISION="")[1]
 
 
 def test_a_commit_is_resolved_before_anything_is_loaded(cloud: Clouds) -> None:
