@@ -110,7 +110,9 @@ class ModelImage(pulumi.ComponentResource):
                 "MODEL": source.model,
                 "REVISION": source.revision,
                 "HF_ENDPOINT": source.hub,
-                "SERVICE_ACCOUNT": args["stager"],
+                "SERVICE_ACCOUNT": pulumi.Output.concat(
+                    "projects/", place.project, "/serviceAccounts/", args["stager"]
+                ),
                 "TOKEN_SECRET": args["token_version"] or "",
             }
             | ({"HF_TOKEN": args["token"]} if args["token"] is not None else {}),
