@@ -1,4 +1,4 @@
-"""One stack that goes through every platform, engine and source of weights, by configuration alone."""
+"""One stack goes through every platform, engine and source of weights, by configuration alone."""
 
 import itertools
 import json

@@ -173,6 +173,7 @@ def image(built: Built, life: float) -> tuple[dict[str, Any], list[bytes]]:
         "layers": [*base["layers"], *layers],
         "annotations": {
             image_files.BASE: built.base["Repository"],
+            image_files.BASE_IMAGE: built.base["Reference"],
             image_files.SECONDS: str(seconds),
         },
     }

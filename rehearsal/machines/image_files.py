@@ -18,6 +18,8 @@ from typing import Any
 Manifest = dict[str, Any]
 Signature = tuple[int, int, int, int]
 
+BASE_IMAGE = "llm-endpoint.rehearsal/base-image"
+"""Annotation: the whole reference of the image that was built upon."""
 BASE = "llm-endpoint.rehearsal/base"
 """Annotation of a built image's manifest: the name of what it began with, without a tag."""
 SECONDS = "llm-endpoint.rehearsal/seconds"
@@ -66,7 +68,11 @@ def unpack(manifest: Manifest, blob: Callable[[str], bytes], folder: Path) -> No
     for layer in added(manifest):
         with tarfile.open(fileobj=io.BytesIO(blob(layer["digest"]))) as tar:
             tar.extractall(files, filter="tar")
-    description = {"Base": manifest["annotations"][BASE], "Env": config["config"]["Env"]}
+    description = {
+        "Base": manifest["annotations"][BASE],
+        "BaseImage": manifest["annotations"][BASE_IMAGE],
+        "Env": config["config"]["Env"],
+    }
     (folder / "image.json").write_text(json.dumps(description))
 
 

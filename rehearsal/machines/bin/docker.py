@@ -512,12 +512,13 @@ def check(reference: str, name: str, options: Options) -> None:
 def entry_point(reference: str) -> Record:
     """What an image starts, by the name that it, or what it was built on, has on Docker Hub."""
     _, name, _ = split(reference)
-    built: Record = {"Base": name, "Env": []}
+    built: Record = {"Base": name, "BaseImage": reference, "Env": []}
     with suppress(OSError):
         built = json.loads((unpacked(reference) / "image.json").read_text())
     for hub, image in MACHINE["images"].items():
         if built["Base"] == hub or built["Base"].endswith(f"/{hub}"):
-            return {**image, "env": dict(it.split("=", 1) for it in built["Env"])}
+            env = dict(it.split("=", 1) for it in built["Env"])
+            return {**image, "env": env, "base_image": built["BaseImage"]}
     fail(f"docker: Error response from daemon: the rehearsal cannot run {name}", 125)
 
 
@@ -607,7 +608,7 @@ def enter(record: Record, image: Record, options: Options) -> int:
         keeper.bind(source, target, readonly)
         os.close(descriptor)
     facts = {**MACHINE, "gpu": MACHINE["gpu"] if "--gpus" in options else NO_DEVICE}
-    facts["image"] = record["Image"]
+    facts["image"] = image["base_image"]
     Path("/run/rehearsal/machine.json").write_text(json.dumps(facts))
     # What stand-in commands name as their interpreter: a container's script may run `sleep`.
     Path("/run/rehearsal/python").symlink_to(MACHINE["python"])
