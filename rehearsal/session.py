@@ -38,6 +38,7 @@ class Project:
 
 ENDPOINT = Project("llm-endpoint", ROOT)
 CONSUMER = Project("llm-endpoint-consumer", ROOT / "examples" / "consumer")
+PROJECTS = (ENDPOINT, CONSUMER)
 
 
 class Session:
@@ -222,7 +223,7 @@ class Session:
     def release(self, stack: str) -> None:
         """Before a stack is destroyed: no mark, and no lock of a CLI that was killed."""
         (self.home / "standing" / stack).unlink(missing_ok=True)
-        for project in (ENDPOINT, CONSUMER):
+        for project in PROJECTS:
             locks = self.home / "backend" / ".pulumi" / "locks" / "organization" / project.name
             if any((locks / stack).glob("*.json")):
                 self.pulumi("cancel", "--yes", stack=stack, project=project)

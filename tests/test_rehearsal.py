@@ -133,12 +133,14 @@ def written(files: list[Path], content: bytes) -> Generator[None]:
             file.unlink(missing_ok=True)
 
 
-def test_another_team_takes_the_endpoint_by_stack_reference(session: Session) -> None:
+@pytest.mark.parametrize("stack", ["dev", "prod"])
+def test_another_team_takes_the_endpoint_by_stack_reference(session: Session, stack: str) -> None:
     """Its app's base URL, model, client id and secret land in its own Secret Manager."""
-    session.prepare_consumer("dev")
-    session.must(session.pulumi("up", "--yes", "--skip-preview", stack="dev", project=CONSUMER))
-    held(checks.consumer_has_it(checks.Endpoint(session, "dev")))
-    session.must(session.pulumi("destroy", "--yes", stack="dev", project=CONSUMER))
+    session.prepare_consumer(stack)
+    session.must(session.pulumi("up", "--yes", "--skip-preview", stack=stack, project=CONSUMER))
+    endpoint = checks.Endpoint(session, stack)
+    consumer = min(endpoint.outputs["clientIds"])
+    held(checks.consumer_has_it(endpoint.as_consumer(consumer)))
 
 
 def test_a_new_consumer_gets_a_token_and_no_machine_is_touched(session: Session) -> None:
@@ -243,7 +245,10 @@ def test_stack_output_shows_no_secret_unless_asked(session: Session) -> None:
 def test_taking_one_stack_down_leaves_the_other_answering_and_nothing_else(
     session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--down` takes dev in one run, half-lifted protection and all; prod does not notice."""
+    """`--down` takes dev and its consumer in one run, half-lifted protection and all.
+
+    prod and its consumer do not notice.
+    """
     (record,) = [it for it in resources(session, "dev") if it.endswith("::llm-dev-dns")]
     session.must(session.pulumi("state", "protect", "--yes", record, stack="dev"))
     monkeypatch.setattr(homes, "kept", lambda: nullcontext(session.home))
