@@ -19,7 +19,7 @@ from types import FrameType
 from rehearsal import audit, checks, homes, leaks, preconditions, report, timeline
 from rehearsal.errors import RehearsalError
 from rehearsal.progress import Progress
-from rehearsal.session import CONSUMER, ENDPOINT, ROOT, Session
+from rehearsal.session import CONSUMER, ENDPOINT, PROJECTS, ROOT, Session
 
 DEFAULT_SPEED = 60.0
 GGUF_MAGIC = b"GGUF"
@@ -184,11 +184,13 @@ def _stages(
 
 
 def _destroy(session: Session, stack: str, result: report.Report) -> None:
-    """Destroy the consumer's stack, then the endpoint's, in one run each."""
+    """Destroy the consumer's stack, then the endpoint's, in one run each, where they stand."""
     destroy = ("destroy", "--yes", "--skip-preview")
     if stack in session.stacks(CONSUMER):
         session.must(session.pulumi(*destroy, stack=stack, project=CONSUMER))
         session.must(session.pulumi("stack", "rm", "--yes", stack, stack=stack, project=CONSUMER))
+    if stack not in session.stacks():
+        return  # its person destroyed it by hand
     if session.protected(stack):
         refused = session.pulumi("destroy", "--yes", stack=stack)
         text = "is protected" if "protected" in refused.stdout else refused.stdout[-200:]
@@ -206,7 +208,7 @@ def take_down(progress: Progress, options: argparse.Namespace) -> int:
     """Destroy what --keep left up, one stack or all; audit; stop the clouds when all is gone."""
     with homes.kept() as home:
         session = Session(home, progress)
-        stacks = session.stacks()
+        stacks = _up(session)
         if options.stack is not None and options.stack not in stacks:
             up = ", ".join(stacks) or "none"
             raise RehearsalError(f"--stack {options.stack}: not up; up are: {up}")
@@ -223,13 +225,19 @@ def take_down(progress: Progress, options: argparse.Namespace) -> int:
         left = audit.leftovers(session)
         for item in left:
             progress.line(f"  LEFT OVER  {item}")
-        if not session.stacks():
+        stacks = _up(session)
+        if not stacks:
             homes.keep_logs(session)
             session.discard()
         if not left:
-            nothing = "Nothing of it is left; up are: " + ", ".join(session.stacks())
-            progress.line(nothing if session.stacks() else "Both clouds are empty.")
+            nothing = "Nothing of it is left; up are: " + ", ".join(stacks)
+            progress.line(nothing if stacks else "Both clouds are empty.")
     return 1 if left else 0
+
+
+def _up(session: Session) -> list[str]:
+    """The names of the stacks that are up, of the endpoint or of its consumer alone."""
+    return sorted({stack for project in PROJECTS for stack in session.stacks(project)})
 
 
 def _clear(session: Session, stack: str, shared: bool) -> None:

@@ -291,7 +291,8 @@ class Session:
             f"{CONSUMER.name}:consumer": min(config["llm-endpoint:consumers"]),
         }
         self._write_stack_file(CONSUMER, stack, merged)
-        self.must(self.pulumi("stack", "init", stack, stack=stack, project=CONSUMER))
+        if stack not in self.stacks(CONSUMER):
+            self.must(self.pulumi("stack", "init", stack, stack=stack, project=CONSUMER))
 
     def _write_stack_file(self, project: Project, stack: str, config: dict[str, Any]) -> None:
         path = self.stack_file(project, stack)

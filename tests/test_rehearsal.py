@@ -138,9 +138,7 @@ def test_another_team_takes_the_endpoint_by_stack_reference(session: Session, st
     """Its app's base URL, model, client id and secret land in its own Secret Manager."""
     session.prepare_consumer(stack)
     session.must(session.pulumi("up", "--yes", "--skip-preview", stack=stack, project=CONSUMER))
-    endpoint = checks.Endpoint(session, stack)
-    consumer = min(endpoint.outputs["clientIds"])
-    held(checks.consumer_has_it(endpoint.as_consumer(consumer)))
+    held(checks.consumer_has_it(checks.Endpoint(session, stack)))
 
 
 def test_a_new_consumer_gets_a_token_and_no_machine_is_touched(session: Session) -> None:
@@ -265,7 +263,7 @@ def test_taking_one_stack_down_leaves_the_other_answering_and_nothing_else(
 def test_a_protected_stack_is_destroyed_only_after_lifting_its_protection(
     session: Session,
 ) -> None:
-    """prod refuses, stays whole, and goes once `protect` is off: then both clouds are empty."""
+    """prod refuses, stays whole, and goes once `protect` is off."""
     refused = session.pulumi("destroy", "--yes", stack="prod")
     assert not refused.ok
     assert "protect" in refused.stdout
@@ -277,3 +275,17 @@ def test_a_protected_stack_is_destroyed_only_after_lifting_its_protection(
 
     session.must(session.pulumi("stack", "rm", "--yes", "prod", stack="prod"))
     assert audit.leftovers(session) == []
+
+
+def test_a_consumer_whose_endpoint_was_destroyed_by_hand_is_taken_down_too(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--down` leaves nothing in either cloud, whatever was done before it."""
+    assert (session.stacks(), session.stacks(CONSUMER)) == ([], ["prod"])
+    monkeypatch.setattr(homes, "kept", lambda: nullcontext(session.home))
+    monkeypatch.setattr(homes, "LAST", session.home / "last")
+    monkeypatch.setattr(sys, "argv", ["rehearse", "--down"])
+
+    assert rehearse.take_down(Progress(), rehearse.arguments()) == 0
+    assert "Both clouds are empty." in capsys.readouterr().out
+    assert session.daemon is None
