@@ -76,6 +76,7 @@ class Endpoint:
         run = session.must(
             session.pulumi("stack", "output", "--json", "--show-secrets", stack=stack)
         )
+        self.stack = stack
         self.outputs: dict[str, Any] = json.loads(run.stdout)
         if run.log:
             run.log.unlink()  # it holds the secrets that were asked for
@@ -92,6 +93,7 @@ class Endpoint:
 
     def as_consumer(self, name: str) -> Self:
         """Call with this consumer's token from now on."""
+        self.consumer = name
         self.credentials = Credentials(
             self.outputs["clientIds"][name], self.outputs["clientSecrets"][name]
         )
@@ -243,9 +245,9 @@ def moment(text: str) -> datetime:
 
 
 def consumer_has_it(endpoint: Endpoint) -> Iterator[Outcome]:
-    """The other team's Secret Manager holds what its app needs."""
+    """The other team's Secret Manager holds what its app needs, under this endpoint's name."""
     stored = {
-        row["body"].get("secretData")
+        (row["body"]["secret"].rpartition("/")[2], row["body"].get("secretData"))
         for row in endpoint.console("GET")
         if row["type"] == SECRET_VERSION
     }
@@ -255,7 +257,9 @@ def consumer_has_it(endpoint: Endpoint) -> Iterator[Outcome]:
         ("client id", endpoint.credentials.client_id),
         ("client secret", endpoint.credentials.client_secret),
     ):
-        yield f"the consumer stack stored the {what} in its Secret Manager", value in stored, ""
+        secret = f"{endpoint.consumer}-llm-{endpoint.stack}-{what.lower().replace(' ', '-')}"
+        held = (secret, value) in stored
+        yield f"the consumer stack stored the {what} in its Secret Manager", held, secret
 
 
 def refusals(endpoint: Endpoint) -> Iterator[Outcome]:

@@ -135,7 +135,7 @@ def written(files: list[Path], content: bytes) -> Generator[None]:
 
 @pytest.mark.parametrize("stack", ["dev", "prod"])
 def test_another_team_takes_the_endpoint_by_stack_reference(session: Session, stack: str) -> None:
-    """Its app's base URL, model, client id and secret land in its own Secret Manager."""
+    """Base URL, model, client id and secret land in its Secret Manager, one set an endpoint."""
     session.prepare_consumer(stack)
     session.must(session.pulumi("up", "--yes", "--skip-preview", stack=stack, project=CONSUMER))
     held(checks.consumer_has_it(checks.Endpoint(session, stack)))
