@@ -79,9 +79,17 @@ def main() -> int:
         text = preconditions.with_way_out(f"The rehearsal broke off: {error}")
         print(f"\n{text}", file=sys.stderr)
     except KeyboardInterrupt as signalled:
-        print("Nothing half-made is left.", file=sys.stderr)
+        print(_after_interruption(options), file=sys.stderr)
         return 128 + signalled.args[0]
     return 1
+
+
+def _after_interruption(options: argparse.Namespace) -> str:
+    """What is left where it was interrupted."""
+    if not options.down:
+        return "Nothing half-made is left."
+    again = "./scripts/rehearse --down" + (f" --stack {options.stack}" if options.stack else "")
+    return f"What was not destroyed yet is still up. Go on with: {again}"
 
 
 def rehearse(progress: Progress, options: argparse.Namespace) -> int:

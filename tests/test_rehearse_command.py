@@ -199,6 +199,29 @@ def test_a_terminated_command_ends_its_set_up_too(tmp_path: Path) -> None:
     assert not processes(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "Nothing half-made is left."),
+        ("--down", "still up. Go on with: ./scripts/rehearse --down"),
+        ("--down --stack dev", "still up. Go on with: ./scripts/rehearse --down --stack dev"),
+    ],
+)
+def test_an_interrupted_command_says_what_is_left(words: str, said: str) -> None:
+    """Of a rehearsal nothing; a destroy that was broken off goes on with the next one."""
+    script = (
+        "import os, signal; from rehearsal import rehearse\n"
+        "rehearse.rehearse = rehearse.take_down = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "raise SystemExit(rehearse.main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words.split()], cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert done.returncode == 130
+    assert done.stderr.endswith(f"{said}\n")
+
+
 # --- folders and locks ----------------------------------------------------------------------------
 
 
