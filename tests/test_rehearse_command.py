@@ -185,17 +185,18 @@ def test_what_the_set_up_lacks_ends_the_command(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (7, "setup: no Pulumi engine\n")
 
 
-def test_a_terminated_command_ends_its_set_up_too(tmp_path: Path) -> None:
-    """The set-up hears of it, clears up and says so."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_command_ends_its_set_up_too(tmp_path: Path, number: signal.Signals) -> None:
+    """The set-up hears of it, clears up and says so; the status is the signal's, as later on."""
     script = "trap 'echo cleared >&2; exit 143' TERM; touch begun; while :; do sleep 0.1; done"
     command = clone_with_setup(tmp_path, script)
     with subprocess.Popen([command], stderr=subprocess.PIPE, text=True) as process:
         wait_until((tmp_path / "begun").exists)
-        process.terminate()
+        process.send_signal(number)
         _, said = process.communicate(timeout=30)
 
     assert said == "cleared\n"
-    assert process.returncode == 143
+    assert process.returncode == 128 + number
     assert not processes(tmp_path)
 
 
