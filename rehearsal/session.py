@@ -20,7 +20,7 @@ from rehearsal import engine_run, timeline
 from rehearsal.errors import RehearsalError
 from rehearsal.progress import Progress
 from rehearsal.timeline import Event
-from rehearsal.world import CREDENTIALS, Accounts, client_environment
+from rehearsal.world import CREDENTIALS, Accounts, client_environment, without_proxies
 
 ROOT = Path(__file__).parent.parent
 PASSPHRASE = "rehearsal"  # noqa: S105 - protects throw-away state from nobody
@@ -86,6 +86,8 @@ class Session:
             self._process = process = subprocess.Popen(
                 command,
                 cwd=ROOT,
+                # It talks to nobody but this machine, which a proxy would keep it from.
+                env=without_proxies(os.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
