@@ -81,7 +81,7 @@ def test_an_unknown_stack_is_refused_in_one_message() -> None:
     done = subprocess.run([*COMMAND, "--stack", "nosuch"], cwd=ROOT, capture_output=True, text=True)
 
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("stacks are: dev, prod")
+    assert done.stderr.strip().endswith("stacks are: cloud-run, dev, prod")
     assert "Traceback" not in done.stderr
 
 
