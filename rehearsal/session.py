@@ -235,6 +235,14 @@ class Session:
         value = _plain_config(self.stack_file(ENDPOINT, stack)).get("llm-endpoint:protect")
         return str(value).lower() == "true"
 
+    def person(self, stack: str) -> tuple[str, str]:
+        """The team's name, and the address of somebody whom the stack's configuration lets in."""
+        config = _plain_config(self.stack_file(ENDPOINT, stack))
+        emails: list[str] = config.get("llm-endpoint:allowedEmails") or []
+        domains: list[str] = config.get("llm-endpoint:allowedEmailDomains") or []
+        people = [*emails, *(f"somebody@{domain}" for domain in domains)]
+        return config["llm-endpoint:accessTeamName"], people[0]
+
     def stack_file(self, project: Project, stack: str) -> Path:
         """The stack's configuration as the rehearsal uses it; the committed file is left alone."""
         return self.home / "stacks" / project.name / f"Pulumi.{stack}.yaml"

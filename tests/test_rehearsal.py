@@ -138,7 +138,9 @@ def test_another_team_takes_the_endpoint_by_stack_reference(session: Session, st
     """Base URL, model, client id and secret land in its Secret Manager, one set an endpoint."""
     session.prepare_consumer(stack)
     session.must(session.pulumi("up", "--yes", "--skip-preview", stack=stack, project=CONSUMER))
-    held(checks.consumer_has_it(checks.Endpoint(session, stack)))
+    endpoint = checks.Endpoint(session, stack)
+    assert endpoint.credentials
+    held(checks.consumer_has_it(endpoint, endpoint.credentials))
 
 
 def test_a_new_consumer_gets_a_token_and_no_machine_is_touched(session: Session) -> None:
@@ -167,7 +169,7 @@ def asking(endpoint: checks.Endpoint) -> Generator[list[int]]:
     The list has the statuses of the answers, each as often as it was another than before.
     """
     question = {key: it for key, it in endpoint.question.items() if key != "model"}
-    headers = endpoint.credentials.headers
+    headers = endpoint.headers
     statuses: list[int] = []
     enough = threading.Event()
 
@@ -238,6 +240,19 @@ def test_stack_output_shows_no_secret_unless_asked(session: Session) -> None:
 
     assert shown["clientSecrets"] == "[secret]"
     assert shown["baseUrl"].startswith("https://")
+
+
+def test_an_endpoint_for_people_alone_is_rehearsed_as_one_of_them(session: Session) -> None:
+    """Without a consumer, somebody who logs in is answered, and strangers are refused."""
+    session.must(session.pulumi("config", "rm", "consumers", stack="dev"))
+    person = ("llm-endpoint:allowedEmails[0]", "somebody@example.org")
+    session.must(session.pulumi("config", "set", "--path", *person, stack="dev"))
+    session.must(session.pulumi("up", "--yes", "--skip-preview", stack="dev"))
+
+    endpoint = checks.Endpoint(session, "dev")
+    assert endpoint.credentials is None
+    held(checks.answers(endpoint))
+    held(checks.refusals(endpoint))
 
 
 def test_taking_one_stack_down_leaves_the_other_answering_and_nothing_else(

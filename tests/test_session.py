@@ -117,7 +117,9 @@ def test_secrets_are_found_by_their_value_and_by_their_form(leak: str) -> None:
 
 def test_an_unknown_stack_is_named_beside_the_known_ones(session: Session) -> None:
     """The message says which stacks there are."""
-    with pytest.raises(RehearsalError, match=r"--stack nosuch: .* stacks are: cloud-run, dev, prod"):
+    with pytest.raises(
+        RehearsalError, match=r"--stack nosuch: .* stacks are: cloud-run, dev, prod"
+    ):
         session.own("nosuch")
 
 
