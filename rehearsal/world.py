@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,11 @@ from rehearsal.store import Store
 PERSON = "you@example.com"
 """Whoever rehearses, as Google knows them; they own every project of `Accounts`."""
 CREDENTIALS = "application_default_credentials.json"
+
+PROXIES: tuple[str, ...] = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "GRPC_PROXY")
+EXCEPTIONS: tuple[str, ...] = ("NO_PROXY", "NO_GRPC_PROXY")
+"""What clients read; gRPC has names of its own, and takes the common ones where they are not set
+(github.com/grpc/grpc/blob/master/doc/environment_variables.md)."""
 
 
 class Accounts(BaseModel):
@@ -113,20 +119,31 @@ def client_environment(world: Path, internet_port: int) -> dict[str, str]:
 
     Google's libraries find the person's credentials there, too.
 
-    `SSL_CERT_FILE` replaces the system's authorities on purpose: a rehearsal
-    must not be able to reach the real clouds even by mistake.
+    Every proxy variable is set, in both spellings, and `SSL_CERT_FILE` replaces the
+    system's authorities: a client that obeys its environment cannot reach the real
+    clouds even by mistake, whatever proxy the person uses otherwise.
     """
     ca = str(world / "ca.pem")
+    proxy = f"http://127.0.0.1:{internet_port}"
     nowhere = "localhost,127.0.0.1,::1"
     return {
         "GOOGLE_APPLICATION_CREDENTIALS": str(world / CREDENTIALS),
-        "HTTPS_PROXY": f"http://127.0.0.1:{internet_port}",
-        "NO_PROXY": nowhere,
-        "no_proxy": nowhere,
+        **_spelt_twice(dict.fromkeys(PROXIES, proxy) | dict.fromkeys(EXCEPTIONS, nowhere)),
         "SSL_CERT_FILE": ca,
         "REQUESTS_CA_BUNDLE": ca,
         "CURL_CA_BUNDLE": ca,
     }
+
+
+def without_proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without the person's own proxies."""
+    own = _spelt_twice(dict.fromkeys((*PROXIES, *EXCEPTIONS), ""))
+    return {name: value for name, value in environment.items() if name not in own}
+
+
+def _spelt_twice(variables: Mapping[str, str]) -> dict[str, str]:
+    """curl and requests prefer lower case, Go upper case."""
+    return {spelt: it for name, it in variables.items() for spelt in (name, name.lower())}
 
 
 def command_environment(world: Path, internet_port: int) -> dict[str, str]:

@@ -72,6 +72,34 @@ def test_scripts_call_google_as_the_person_in_a_rehearsals_shell(session: Sessio
     assert "GoogleError: The specified bucket does not exist. (HTTP 404)" in done.stderr
 
 
+def test_a_proxy_of_the_persons_own_is_out_of_the_way(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In both spellings, for curl, requests and the clouds themselves; and it gets no request."""
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        for name in ("https_proxy", "http_proxy", "all_proxy", "grpc_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{own.getsockname()[1]}")
+            monkeypatch.setenv(name.upper(), f"http://127.0.0.1:{own.getsockname()[1]}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.setenv(name, "huggingface.co")
+        session.start_daemon(SPEED, outlives_us=False)
+        environment = {"PATH": os.environ["PATH"], **session.environment("dev")}
+        url = "https://huggingface.co/api/models/Qwen/Qwen3-8B"
+        script = f"import requests; print(requests.get({url!r}).text)"
+        for command in (["curl", "-sS", url], [sys.executable, "-c", script]):
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            assert '"Qwen/Qwen3-8B"' in done.stdout, done.stderr
+        plain = ["curl", "-sS", "-o", "/dev/null", "-w", "%{redirect_url}", f"http{url[5:]}"]
+        done = subprocess.run(plain, env=environment, capture_output=True, text=True)
+        assert done.stdout == url
+        own.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            own.accept()
+
+    words = Path(f"/proc/{pid_of(session)}/environ").read_bytes().lower().split(b"\0")
+    assert not [word for word in words if b"_proxy=" in word]
+
+
 @pytest.mark.parametrize(
     "leak", ["ya29." + "x_-Y" * 32, "the planted token", "Authorization: Bearer ya29." + "a" * 128]
 )
@@ -89,7 +117,9 @@ def test_secrets_are_found_by_their_value_and_by_their_form(leak: str) -> None:
 
 def test_an_unknown_stack_is_named_beside_the_known_ones(session: Session) -> None:
     """The message says which stacks there are."""
-    with pytest.raises(RehearsalError, match=r"--stack nosuch: .* stacks are: dev, prod"):
+    with pytest.raises(
+        RehearsalError, match=r"--stack nosuch: .* stacks are: cloud-run, dev, prod"
+    ):
         session.own("nosuch")
 
 
