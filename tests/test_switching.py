@@ -89,6 +89,7 @@ def test_a_stack_switches_and_leaves_nothing_behind(session: Session, step: int)
     assert sum(it.startswith(BUCKET) for it in declared) == (1 if weights == "bucket" else 0)
     assert audit.leftovers(session) == []
     if engine == "ollama":
+        assert endpoint.credentials
         for path in ("/api/tags", "/api/pull", "/api/delete"):
             answer = endpoint.request("POST", path, endpoint.credentials.headers)
             assert answer.status == 404, f"{path}: {answer}"
