@@ -199,7 +199,7 @@ class Project:
 
     def start(self, **changes: str) -> subprocess.Popen[str]:
         """Start the script, which polls oftener than in life, and waits for roles PATIENCE_S."""
-        faster = "b.POLL_S, b.SILENCE_S, b.PAUSE_S, b.SETTLING_S = .1, .05, .1, 2"
+        faster = "b.POLL_S, b.SILENCE_S, b.PAUSE_S, b.SETTLING_S = .1, 0, .1, 2"
         faster += f"; b.PATIENCE_S = {changes.pop('PATIENCE_S', '0')}"
         program = f"import sys, scripts.build_image as b; {faster}; sys.exit(b.main())"
         return subprocess.Popen(
