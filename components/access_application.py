@@ -6,19 +6,13 @@ from typing import TypedDict
 import pulumi
 import pulumi_cloudflare as cloudflare
 
+from components.callers import Callers
+from components.domain import Domain
+
 
 class AccessApplicationArgs(TypedDict):
-    account_id: str
-    hostname: str
-    consumers: Sequence[str]
-    """Names of the callers; each gets a service token of its own."""
-    emails: Sequence[str]
-    """People who may call after logging in."""
-    email_domains: Sequence[str]
-    """Domains all of whose people may."""
-    token_duration: str
-    """Life of a service token, such as `8760h`."""
-    protect: bool
+    domain: Domain
+    callers: Callers
 
 
 class AccessApplication(pulumi.ComponentResource):
@@ -35,27 +29,28 @@ class AccessApplication(pulumi.ComponentResource):
         self, name: str, args: AccessApplicationArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("llm-endpoint:index:AccessApplication", name, {}, opts)
+        domain, callers = args["domain"], args["callers"]
         child = pulumi.ResourceOptions(parent=self)
-        protected = pulumi.ResourceOptions(parent=self, protect=args["protect"])
+        protected = pulumi.ResourceOptions(parent=self, protect=domain.protect)
 
         def service_token(role: str, title: str) -> cloudflare.ZeroTrustAccessServiceToken:
             return cloudflare.ZeroTrustAccessServiceToken(
                 f"{name}-{role}",
-                account_id=args["account_id"],
+                account_id=domain.account_id,
                 name=f"{name}: {title}",
-                duration=args["token_duration"],
+                duration=callers.token_duration,
                 opts=protected,
             )
 
         self.tokens = {
             consumer: service_token(f"consumer-{consumer}", consumer)
-            for consumer in sorted(args["consumers"])
+            for consumer in sorted(callers.consumers)
         }
         self.probe = service_token("probe", "readiness probe of the stack itself")
 
         machines = cloudflare.ZeroTrustAccessPolicy(
             f"{name}-service-tokens",
-            account_id=args["account_id"],
+            account_id=domain.account_id,
             name=f"{name}: service tokens",
             decision="non_identity",
             includes=[
@@ -65,11 +60,11 @@ class AccessApplication(pulumi.ComponentResource):
             opts=child,
         )
         policies = [machines]
-        if people := people_rules(args["emails"], args["email_domains"]):
+        if people := people_rules(callers.emails, callers.email_domains):
             policies.append(
                 cloudflare.ZeroTrustAccessPolicy(
                     f"{name}-people",
-                    account_id=args["account_id"],
+                    account_id=domain.account_id,
                     name=f"{name}: people",
                     decision="allow",
                     includes=people,
@@ -78,11 +73,11 @@ class AccessApplication(pulumi.ComponentResource):
             )
         application = cloudflare.ZeroTrustAccessApplication(
             f"{name}-application",
-            account_id=args["account_id"],
+            account_id=domain.account_id,
             # Left out, the provider finds a difference at every `up`.
             type="self_hosted",
             name=name,
-            domain=args["hostname"],
+            domain=domain.hostname,
             policies=[
                 {"id": policy.id, "precedence": precedence}
                 for precedence, policy in enumerate(policies, start=1)

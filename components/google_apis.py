@@ -15,13 +15,17 @@ SERVICES = (
     "iap",  # SSH
     "logging",
     "monitoring",
+    "run",  # the job that fetches the weights, and the platform cloud-run
     "secretmanager",
+    "storage",
 )
 """What a stack calls; `compute` is compute.googleapis.com."""
 
 
 class GoogleApisArgs(TypedDict):
     project: str
+    build: bool
+    """Whether images are built."""
 
 
 class GoogleApis(pulumi.ComponentResource):
@@ -44,7 +48,7 @@ class GoogleApis(pulumi.ComponentResource):
                 disable_on_destroy=False,
                 opts=child,
             )
-            for service in SERVICES
+            for service in (*SERVICES, *(["cloudbuild"] if args["build"] else []))
         ]
 
         self.project = after(args["project"], *services)

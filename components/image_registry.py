@@ -1,23 +1,19 @@
 """Docker Hub's images, kept in the machine's own region."""
 
-from collections.abc import Mapping
 from typing import TypedDict
 
 import pulumi
 from pulumi_gcp import artifactregistry
 
 from components.ordering import after
+from components.place import Place
 
 KEPT_DAYS = 30
 """An image not fetched anew for so long is dropped; a machine that needs it fetches it again."""
 
 
 class ImageRegistryArgs(TypedDict):
-    project: pulumi.Input[str]
-    region: str
-    repository_id: str
-    """Google makes none up: it must differ between the stacks of a project and region."""
-    labels: Mapping[str, str]
+    place: Place
     reader: pulumi.Input[str]
     """The IAM member that may pull."""
 
@@ -27,18 +23,22 @@ class ImageRegistry(pulumi.ComponentResource):
 
     url: pulumi.Output[str]
     """What to write before a Docker Hub name such as `vllm/vllm-openai`, once it can be pulled."""
+    id: pulumi.Output[str]
+    """The repository, as its roles are granted."""
 
     def __init__(
         self, name: str, args: ImageRegistryArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("llm-endpoint:index:ImageRegistry", name, {}, opts)
+        place = args["place"]
         child = pulumi.ResourceOptions(parent=self)
 
         repository = artifactregistry.Repository(
             f"{name}-docker-hub",
-            project=args["project"],
-            location=args["region"],
-            repository_id=args["repository_id"],
+            project=place.project,
+            location=place.region,
+            # Google makes none up: it must differ between the stacks of a project and region.
+            repository_id=f"{name}-docker-hub",
             format="DOCKER",
             mode="REMOTE_REPOSITORY",
             remote_repository_config={"docker_repository": {"public_repository": "DOCKER_HUB"}},
@@ -54,13 +54,13 @@ class ImageRegistry(pulumi.ComponentResource):
                     "most_recent_versions": {"keep_count": 2},
                 },
             ],
-            labels=args["labels"],
+            labels=place.labels,
             opts=child,
         )
         reader = artifactregistry.RepositoryIamMember(
             f"{name}-docker-hub-reader",
-            project=args["project"],
-            location=args["region"],
+            project=place.project,
+            location=place.region,
             repository=repository.repository_id,
             role="roles/artifactregistry.reader",
             member=args["reader"],
@@ -68,4 +68,5 @@ class ImageRegistry(pulumi.ComponentResource):
         )
 
         self.url = after(repository.registry_uri, reader)
-        self.register_outputs({"url": self.url})
+        self.id = repository.repository_id
+        self.register_outputs({"url": self.url, "id": self.id})

@@ -1,13 +1,12 @@
-"""The parts of a GPU instance's template, as plain functions of what was chosen."""
+"""The parts of an instance template, as plain functions of what was chosen."""
 
-import hashlib
 from collections.abc import Mapping
 
 import pulumi
 from pulumi_gcp import compute
 
-from components.catalogue import Machine, Provisioning
-from components.vllm import EngineContainer
+from components.engine import Containers
+from components.hardware import Hardware
 
 SHIELDED: compute.RegionInstanceTemplateShieldedInstanceConfigArgsDict = {
     "enable_vtpm": True,
@@ -26,15 +25,13 @@ LOGIN_AND_LOGS: Mapping[str, pulumi.Input[str]] = {
 }
 
 
-def scheduling(
-    provisioning: Provisioning, max_run_hours: int
-) -> compute.RegionInstanceTemplateSchedulingArgsDict:
+def scheduling(hardware: Hardware) -> compute.RegionInstanceTemplateSchedulingArgsDict:
     """On what terms the machine runs. No GPU machine can be moved to another host while it runs."""
-    match provisioning:
+    match hardware.provisioning:
         case "standard":
             return {
                 "provisioning_model": "STANDARD",
-                "on_host_maintenance": "TERMINATE",
+                "on_host_maintenance": "TERMINATE" if hardware.gpu else "MIGRATE",
                 "automatic_restart": True,
             }
         case "spot":
@@ -54,31 +51,37 @@ def scheduling(
                 "on_host_maintenance": "TERMINATE",
                 "automatic_restart": False,
                 "instance_termination_action": "DELETE",
-                "max_run_duration": {"seconds": max_run_hours * 3600},
+                "max_run_duration": {"seconds": hardware.max_run_hours * 3600},
             }
 
 
-def boot_disk(
-    machine: Machine, image: str, size_gb: int
-) -> compute.RegionInstanceTemplateDiskArgsDict:
-    """The only disk: system, images and weights."""
+def boot_disk(hardware: Hardware) -> compute.RegionInstanceTemplateDiskArgsDict:
+    """The only disk."""
     return {
         "boot": True,
         "auto_delete": True,
-        "source_image": image,
-        "disk_size_gb": size_gb,
-        "disk_type": machine.boot_disk,
+        "source_image": hardware.boot_image,
+        "disk_size_gb": hardware.boot_disk_gb,
+        "disk_type": hardware.boot_disk_type,
     }
 
 
-def accelerators(machine: Machine) -> list[compute.RegionInstanceTemplateGuestAcceleratorArgsDict]:
+def accelerators(
+    hardware: Hardware,
+) -> list[compute.RegionInstanceTemplateGuestAcceleratorArgsDict]:
     """GPUs to ask for, where the machine type does not bring them."""
-    return [{"type": machine.gpu, "count": machine.count}] if machine.attached else []
+    if not hardware.attached_gpus:
+        return []
+    return [{"type": hardware.gpu, "count": hardware.attached_gpus}]
 
 
 def identity(email: pulumi.Input[str]) -> compute.RegionInstanceTemplateServiceAccountArgsDict:
     """Who the machine is. The scope is wide because IAM roles, which are narrow, decide."""
     return {"email": email, "scopes": ["https://www.googleapis.com/auth/cloud-platform"]}
+
+
+CONNECTOR_SHUTDOWN_S = 60
+"""Seconds that requests in flight get through a machine that only connects the tunnel."""
 
 
 def network_interface(
@@ -89,21 +92,22 @@ def network_interface(
 
 
 def engine_metadata(
-    engine: EngineContainer, registry: pulumi.Input[str]
-) -> dict[str, pulumi.Input[str]]:
-    """What scripts/startup.sh reads of the engine; lists are one item a line."""
+    engine: Containers,
+    registry: pulumi.Input[str],
+    weights: pulumi.Input[str],
+    revision: pulumi.Input[str],
+) -> dict[str, pulumi.Output[str]]:
+    """What scripts/startup.sh reads of an engine; lists are one item a line."""
+    container = pulumi.Output.all(registry, weights, revision).apply(lambda it: engine(*it))
     return {
-        "engine-image": pulumi.Output.concat(registry, "/", engine.image),
-        "engine-args": "\n".join(engine.args),
-        "engine-env": "\n".join(f"{key}={value}" for key, value in engine.env.items()),
-        "engine-port": str(engine.port),
-        "engine-health-path": engine.health_path,
-        "shutdown-timeout": str(engine.shutdown_timeout_s),
+        "engine-image": container.apply(lambda it: it.image),
+        "engine-args": container.apply(lambda it: "\n".join(it.args)),
+        "engine-env": container.apply(
+            lambda it: "\n".join(f"{key}={value}" for key, value in it.env.items())
+        ),
+        "engine-script": container.apply(lambda it: it.script),
+        "engine-port": container.apply(lambda it: str(it.port)),
+        "engine-health-path": container.apply(lambda it: it.health_path),
+        "shutdown-timeout": container.apply(lambda it: str(it.shutdown_timeout_s)),
+        "weights-bucket": container.apply(lambda it: it.weights_bucket),
     }
-
-
-def revision(*parts: object) -> pulumi.Output[str]:
-    """A digest of all that makes a machine, twelve hexadecimal digits: it changes when they do."""
-    return pulumi.Output.json_dumps(parts, sort_keys=True).apply(
-        lambda text: hashlib.sha256(text.encode()).hexdigest()[:12]
-    )

@@ -1,7 +1,7 @@
 """How many machines there are, where, and what happens when one dies or must change."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 import pulumi
 from pulumi_command import local
@@ -9,8 +9,11 @@ from pulumi_gcp import compute
 
 from components.catalogue import Provisioning
 from components.ordering import after
+from components.place import Place
+from components.serving import Rollout
 
-Rollout = Literal["replace", "surge", "manual"]
+HEALTH_CHECKERS = ["35.191.0.0/16", "130.211.0.0/22"]
+"""Google's health checkers, https://cloud.google.com/load-balancing/docs/health-check-concepts."""
 
 TARGET_SIZE_POLICIES: Mapping[
     Provisioning, list[compute.RegionInstanceGroupManagerTargetSizePolicyArgsDict]
@@ -18,6 +21,8 @@ TARGET_SIZE_POLICIES: Mapping[
 """A group queues for flex-start capacity only in bulk,
 https://docs.cloud.google.com/compute/docs/instance-groups/about-bulk-mode."""
 
+ZONES_OF_A_GROUP = 3
+"""How many zones a regional group spans that names none, where the region has so many."""
 MIN_READY_S = 30
 """Seconds for which a new machine must be healthy before an old one may go: its engine is, some
 seconds before cloudflared has joined the tunnel."""
@@ -26,6 +31,10 @@ OUTAGE = (
     "Machines that are not up to date go first: the endpoint is DOWN from now until a new one has"
     " loaded the model."
 )
+ROLL = (
+    "Machines that are not up to date go first, as many at a time as there are zones; the others"
+    " serve meanwhile."
+)
 MOVE = (
     "The zones change, so the group and its machines go first: the endpoint is DOWN from now until"
     " a new one has loaded the model."
@@ -33,10 +42,10 @@ MOVE = (
 
 
 class InstanceGroupArgs(TypedDict):
-    project: pulumi.Input[str]
-    region: str
+    place: Place
+    network: pulumi.Input[str]
     zones: Sequence[str]
-    """Where the group may look for a GPU."""
+    """Where the group may look for machines; empty leaves it to Google."""
     template: pulumi.Input[str]
     revision: pulumi.Input[str]
     """Changes when the template's machines do."""
@@ -59,16 +68,26 @@ class InstanceGroup(pulumi.ComponentResource):
         self, name: str, args: InstanceGroupArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("llm-endpoint:index:InstanceGroup", name, {}, opts)
+        place = args["place"]
         child = pulumi.ResourceOptions(parent=self)
 
         health = compute.HealthCheck(
             f"{name}-health",
-            project=args["project"],
+            project=place.project,
             http_health_check={"port": args["health_port"], "request_path": args["health_path"]},
             check_interval_sec=15,
             timeout_sec=10,
             healthy_threshold=1,
             unhealthy_threshold=4,
+            opts=child,
+        )
+        admission = compute.Firewall(
+            f"{name}-health-checks",
+            project=place.project,
+            network=args["network"],
+            direction="INGRESS",
+            source_ranges=HEALTH_CHECKERS,
+            allows=[{"protocol": "tcp", "ports": [str(args["health_port"])]}],
             opts=child,
         )
 
@@ -81,27 +100,28 @@ class InstanceGroup(pulumi.ComponentResource):
                 opts=child,
             )
 
+        outage = OUTAGE if args["replicas"] <= (len(args["zones"]) or ZONES_OF_A_GROUP) else ROLL
         announcements = [
             # Always there, so that a change to `replace` with machines out of date speaks, too.
             announce(
                 "outage",
-                OUTAGE if args["rollout"] == "replace" else None,
+                outage if args["rollout"] == "replace" else None,
                 REVISION=args["revision"],
             ),
             announce("move", MOVE, ZONES=",".join(sorted(args["zones"]))),
         ]
         group = compute.RegionInstanceGroupManager(
             f"{name}-group",
-            project=args["project"],
-            region=args["region"],
+            project=place.project,
+            region=place.region,
             base_instance_name=name,
-            versions=[{"instance_template": after(args["template"], *announcements)}],
+            versions=[{"instance_template": after(args["template"], admission, *announcements)}],
             target_size=args["replicas"],
-            distribution_policy_zones=sorted(args["zones"]),
+            distribution_policy_zones=sorted(args["zones"]) or None,
             # An EVEN group pins its machine to one zone and waits there through a stockout.
             distribution_policy_target_shape="ANY",
             target_size_policies=TARGET_SIZE_POLICIES.get(args["provisioning"]),
-            update_policy=update_policy(args["rollout"], len(args["zones"])),
+            update_policy=update_policy(args["rollout"], len(args["zones"]) or ZONES_OF_A_GROUP),
             auto_healing_policies={
                 "health_check": health.id,
                 "initial_delay_sec": args["repair_after_s"],

@@ -16,11 +16,15 @@ def ssh_command(project: str, region: str, group: pulumi.Input[str]) -> pulumi.O
 
 
 def logs_url(project: str, machine_name: str) -> str:
-    """Cloud Logging, filtered to what the stack's machines write to their serial port."""
-    query = (
-        f'logName="projects/{project}/logs/serialconsole.googleapis.com%2Fserial_port_1_output"\n'
-        f'labels."compute.googleapis.com/resource_name"=~"^{machine_name}-[a-z0-9]{{4}}$"'
+    """Cloud Logging, filtered to what the stack's machines, services and jobs write."""
+    machines = (
+        f'logName="projects/{project}/logs/serialconsole.googleapis.com%2Fserial_port_1_output"'
+        ' AND labels."compute.googleapis.com/resource_name"'
+        f'=~"^{machine_name}(-connector)?-[a-z0-9]{{4}}$"'
     )
+    services = f'resource.labels.service_name=~"^{machine_name}-service-[a-z0-9]{{7}}$"'
+    jobs = f'resource.labels.job_name=~"^{machine_name}-staging-[a-z0-9]{{7}}$"'
+    query = f"({machines}) OR {services} OR {jobs}"
     page = f"https://console.cloud.google.com/logs/query;query={quote(query, safe='')}"
     return f"{page}?project={project}"
 

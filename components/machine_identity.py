@@ -1,4 +1,4 @@
-"""Who a machine is to Google Cloud, and the little that it may do everywhere in the project."""
+"""Who a stack's machines are to Google Cloud, and the little they may do in all of the project."""
 
 from typing import TypedDict
 
@@ -6,15 +6,14 @@ import pulumi
 from pulumi_gcp import projects, serviceaccount
 
 from components.ordering import after
+from components.place import Place
 
 ROLES = {"logs": "roles/logging.logWriter", "metrics": "roles/monitoring.metricWriter"}
 """What cannot be granted on anything narrower than the project."""
 
 
 class MachineIdentityArgs(TypedDict):
-    project: pulumi.Input[str]
-    account_id: str
-    """The part of the service account's address before the @."""
+    place: Place
 
 
 class MachineIdentity(pulumi.ComponentResource):
@@ -29,19 +28,20 @@ class MachineIdentity(pulumi.ComponentResource):
         self, name: str, args: MachineIdentityArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("llm-endpoint:index:MachineIdentity", name, {}, opts)
+        place = args["place"]
         child = pulumi.ResourceOptions(parent=self)
 
         account = serviceaccount.Account(
             f"{name}-account",
-            project=args["project"],
-            account_id=args["account_id"],
-            display_name=f"{name}: the machine that runs the engine",
+            project=place.project,
+            account_id=f"{name}-machine",
+            display_name=f"{name}: what runs the engine and the tunnel",
             opts=child,
         )
         grants = [
             projects.IAMMember(
                 f"{name}-{purpose}",
-                project=args["project"],
+                project=place.project,
                 role=role,
                 member=account.member,
                 opts=child,

@@ -7,9 +7,7 @@ import pulumi
 from pulumi_gcp import compute
 
 from components.ordering import after
-
-HEALTH_CHECKERS = ["35.191.0.0/16", "130.211.0.0/22"]
-"""Google's health checkers, https://cloud.google.com/load-balancing/docs/health-check-concepts."""
+from components.place import Place
 
 IAP_FORWARDERS = ["35.235.240.0/20"]
 """Identity-Aware Proxy, https://cloud.google.com/iap/docs/using-tcp-forwarding."""
@@ -26,48 +24,44 @@ def subnet_range(region: str) -> str:
 
 
 class PrivateNetworkArgs(TypedDict):
-    project: pulumi.Input[str]
-    region: str
-    cidr: str
-    """Address range of the only subnet."""
-    health_check_port: int
-    """The one port, besides SSH through Identity-Aware Proxy, that Google itself may reach."""
+    place: Place
 
 
 class PrivateNetwork(pulumi.ComponentResource):
-    """A VPC with one subnet and Cloud NAT. No rule admits anyone but Google's own systems."""
+    """A VPC with one subnet and Cloud NAT. Its only rule admits SSH through Google's
+    Identity-Aware Proxy."""
 
     subnetwork: pulumi.Output[str]
-    """The subnet's id, once its machines can download and be checked."""
-    unique_name: pulumi.Output[str]
+    """The subnet's id, once its machines can download."""
+    name: pulumi.Output[str]
     """The VPC's name, which ends in characters that Pulumi drew at random."""
 
     def __init__(
         self, name: str, args: PrivateNetworkArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("llm-endpoint:index:PrivateNetwork", name, {}, opts)
+        place = args["place"]
         child = pulumi.ResourceOptions(parent=self)
-        project, region = args["project"], args["region"]
 
         vpc = compute.Network(
-            f"{name}-vpc", project=project, auto_create_subnetworks=False, opts=child
+            f"{name}-vpc", project=place.project, auto_create_subnetworks=False, opts=child
         )
         subnet = compute.Subnetwork(
             f"{name}-subnet",
-            project=project,
-            region=region,
+            project=place.project,
+            region=place.region,
             network=vpc.id,
-            ip_cidr_range=args["cidr"],
+            ip_cidr_range=subnet_range(place.region),
             private_ip_google_access=True,
             opts=child,
         )
         router = compute.Router(
-            f"{name}-router", project=project, region=region, network=vpc.id, opts=child
+            f"{name}-router", project=place.project, region=place.region, network=vpc.id, opts=child
         )
         nat = compute.RouterNat(
             f"{name}-nat",
-            project=project,
-            region=region,
+            project=place.project,
+            region=place.region,
             router=router.name,
             nat_ip_allocate_option="AUTO_ONLY",
             source_subnetwork_ip_ranges_to_nat="ALL_SUBNETWORKS_ALL_IP_RANGES",
@@ -77,18 +71,9 @@ class PrivateNetwork(pulumi.ComponentResource):
             log_config={"enable": True, "filter": "ERRORS_ONLY"},
             opts=child,
         )
-        health_checks = compute.Firewall(
-            f"{name}-health-checks",
-            project=project,
-            network=vpc.id,
-            direction="INGRESS",
-            source_ranges=HEALTH_CHECKERS,
-            allows=[{"protocol": "tcp", "ports": [str(args["health_check_port"])]}],
-            opts=child,
-        )
         compute.Firewall(
             f"{name}-iap-ssh",
-            project=project,
+            project=place.project,
             network=vpc.id,
             direction="INGRESS",
             source_ranges=IAP_FORWARDERS,
@@ -96,8 +81,7 @@ class PrivateNetwork(pulumi.ComponentResource):
             opts=child,
         )
 
-        # A machine that boots before the NAT exists cannot reach Cloudflare; one
-        # that serves before the health checkers may come in is repaired for nothing.
-        self.subnetwork = after(subnet.id, nat, health_checks)
-        self.unique_name = vpc.name
-        self.register_outputs({"subnetwork": self.subnetwork, "unique_name": self.unique_name})
+        # A machine that boots before the NAT exists cannot reach Cloudflare.
+        self.subnetwork = after(subnet.id, nat)
+        self.name = vpc.name
+        self.register_outputs({"subnetwork": self.subnetwork, "name": self.name})

@@ -5,19 +5,21 @@ from typing import TypedDict
 import pulumi
 from pulumi_command import local
 
+from components.engine import Probe
+from components.place import Place
+
 
 class ReadinessArgs(TypedDict):
     hostname: pulumi.Input[str]
-    model: str
+    probe: pulumi.Output[Probe]
+    """How the machines or instances that are meant can be told."""
     api: str
     """What to ask of the model: a path below /v1, such as `chat/completions`."""
-    revision: pulumi.Input[str]
-    """The `system_fingerprint` to wait for; empty to take any answer."""
     timeout_minutes: int
     client_id: pulumi.Input[str]
     client_secret: pulumi.Input[str]
-    project: pulumi.Input[str]
-    region: str
+    platform: str
+    place: Place
     group: pulumi.Input[str]
     """Where to look if it does not answer in time."""
 
@@ -29,20 +31,23 @@ class Readiness(pulumi.ComponentResource):
         self, name: str, args: ReadinessArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("llm-endpoint:index:Readiness", name, {}, opts)
+        place, probe = args["place"], args["probe"]
 
         local.Command(
             f"{name}-answer",
-            create=".venv/bin/python scripts/wait_until_ready.py",
+            create=".venv/bin/python -m scripts.wait_until_ready",
             environment={
                 "ENDPOINT_HOSTNAME": args["hostname"],
-                "ENDPOINT_MODEL": args["model"],
+                "ENDPOINT_MODEL": probe.apply(lambda it: it.model),
                 "ENDPOINT_API": args["api"],
-                "ENDPOINT_REVISION": args["revision"],
+                "ENDPOINT_ANY_MACHINE": probe.apply(lambda it: str(it.any_machine).lower()),
+                "ENDPOINT_REVISION": probe.apply(lambda it: it.fingerprint),
                 "READY_TIMEOUT_MINUTES": str(args["timeout_minutes"]),
                 "CF_ACCESS_CLIENT_ID": args["client_id"],
                 "CF_ACCESS_CLIENT_SECRET": pulumi.Output.secret(args["client_secret"]),
-                "GOOGLE_PROJECT": args["project"],
-                "GOOGLE_REGION": args["region"],
+                "PLATFORM": args["platform"],
+                "GOOGLE_PROJECT": place.project,
+                "GOOGLE_REGION": place.region,
                 "INSTANCE_GROUP": args["group"],
             },
             opts=pulumi.ResourceOptions(parent=self),

@@ -3,8 +3,9 @@
 import difflib
 import inspect
 import json
+import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_origin
@@ -21,11 +22,26 @@ from pydantic import (
 )
 
 from components import catalogue
+from components.callers import Callers
 from components.catalogue import Machine, Provisioning
+from components.domain import Domain
+from components.engine import engine as engine_named
+from components.engine import names as engine_names
+from components.hardware import Hardware
+from components.model_source import ModelSource
+from components.models import models
 from components.problem import HIDDEN, NAMESPACE, Problem, command, key, refusal
-from components.stack_rules import RULES, machines, zones_with_gpu
+from components.serving import MachinesArgs, Rollout, ServiceArgs
+from components.stack_rules import (
+    PLATFORM_RULES,
+    RULES,
+    SHORTEST_CONTEXT,
+    machines,
+    zones_with_gpu,
+)
 
 LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 DOMAIN = rf"({LABEL}\.)+[a-z]{LABEL}"
 
 
@@ -38,18 +54,36 @@ class Rule(NamedTuple):
     """What to do, where it is not `pulumi config set`."""
 
 
-def pinned(*oldest: int) -> AfterValidator:
-    """A version of at least `oldest`, or an image's digest; a tag that moves is neither."""
+def pinned(value: str) -> str:
+    """A version, or an image's digest; a tag that moves is neither."""
+    number = "(0|[1-9][0-9]*)"
+    if re.fullmatch(rf"{number}\.{number}\.{number}|sha256:[0-9a-f]{{64}}", value):
+        return value
+    raise ValueError
+
+
+def recent_enough(*oldest: int) -> AfterValidator:
+    """A version of at least `oldest`, or a digest."""
 
     def check(value: str) -> str:
-        version = re.fullmatch(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)", value)
-        if version and tuple(map(int, version.groups())) >= oldest:
-            return value
-        if re.fullmatch("sha256:[0-9a-f]{64}", value):
-            return value
-        raise ValueError
+        if not value.startswith("sha256:") and tuple(map(int, value.split("."))) < oldest:
+            raise ValueError
+        return value
 
     return AfterValidator(check)
+
+
+def unique_names(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """NAME=VALUE lines, no name of which may come twice."""
+    unique(tuple(line.partition("=")[0] for line in lines))
+    return lines
+
+
+def no_way_up(value: str) -> str:
+    """A name without `..`, which no branch or tag of git's has."""
+    if ".." in value:
+        raise ValueError
+    return value
 
 
 def one_of(values: Collection[str]) -> AfterValidator:
@@ -69,6 +103,18 @@ def unique(values: tuple[str, ...]) -> tuple[str, ...]:
         raise ValueError
     return values
 
+
+SHUTDOWN_S = {"spot": 20, "standard": 60, "flex-start": 60, "cloud-run": 8}
+"""A Spot machine is gone 30 seconds after its notice, others get 90 or more (Compute Engine's
+shutdown period); Cloud Run kills 10 seconds after SIGTERM (its container contract)."""
+
+LONGEST_START_S = 1800
+"""How long Cloud Run lets a GPU container start
+(docs.cloud.google.com/run/docs/configuring/jobs/healthchecks; for services U)."""
+START_S = 360
+"""Four times what vLLM's start, compilation and graph capture take (rehearsal/figures.py)."""
+SECONDS_A_GIGABYTE = {"bucket": 4, "image": 4, "hub": 24}
+"""The same for weights, by where they come from."""
 
 # The engine knows no absent key: an optional one is empty by default.
 EmptyIsNone = BeforeValidator(lambda value: value or None)
@@ -103,17 +149,27 @@ class Settings(BaseModel):
         Field(pattern="^[a-z]+-[a-z]+[0-9]+$"),
         Rule("a Google Cloud region", "us-central1"),
     ]
-    platform: Annotated[Literal["vm"], Rule("vm", "vm")]
+    platform: Annotated[Literal["vm", "cloud-run"], Rule("vm or cloud-run", "vm")]
+    engine: Annotated[
+        str,
+        one_of(engine_names()),
+        Rule(f"one of {', '.join(engine_names())}", "vllm"),
+    ]
     model: Annotated[
         str,
-        Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}$"),
-        Rule("a model on Hugging Face, organisation/name", "Qwen/Qwen3-4B"),
+        Field(pattern="^[A-Za-z0-9][A-Za-z0-9._/:-]{0,250}$"),
+        Rule("a model by the name that the engine has for it", "Qwen/Qwen3-4B"),
     ]
     model_revision: Annotated[
-        Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$")] | None,
+        Annotated[
+            str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$"), AfterValidator(no_way_up)
+        ]
+        | None,
         EmptyIsNone,
         Rule("a commit, tag or branch of the model", "main"),
     ]
+    weights: Annotated[Literal["bucket", "image", "hub"], Rule("bucket, image or hub", "bucket")]
+    keep_weights: Annotated[bool, Rule("true or false", "true")]
     gpu: Annotated[
         str,
         one_of(catalogue.gpus()),
@@ -148,24 +204,30 @@ class Settings(BaseModel):
     ]
     max_model_len: Annotated[
         int,
-        Field(ge=1024, le=10_485_760),
-        Rule("tokens as a whole number, 1024 or more (8192, not 8k)", 8192),
+        Field(ge=SHORTEST_CONTEXT, le=10_485_760),
+        Rule(f"tokens as a whole number, {SHORTEST_CONTEXT} or more (8192, not 8k)", 8192),
     ]
     gpu_memory_utilization: Annotated[
         float, Field(ge=0.1, le=1), Rule("a share of the GPU's memory, 0.1 to 1", 0.92)
     ]
     engine_version: Annotated[
-        str,
-        pinned(0, 32, 0),
-        Rule("a version of vLLM, 0.32.0 or newer, or its image's digest sha256:...", "0.33.0"),
+        Annotated[str, AfterValidator(pinned)] | None,
+        EmptyIsNone,
+        Rule("a version of the engine, or its image's digest sha256:...", "0.33.0"),
     ]
     engine_args: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")], ...],
         Rule("flags of `vllm serve`, one a line, without control characters", "--max-num-seqs=64"),
     ]
+    engine_env: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*=[^\x00-\x1f\x7f]*$")], ...],
+        AfterValidator(unique_names),
+        Rule("NAME=VALUE, each name once, without control characters", "VLLM_USE_V1=1"),
+    ]
     cloudflared_version: Annotated[
         str,
-        pinned(2025, 4, 0),
+        AfterValidator(pinned),
+        recent_enough(2025, 4, 0),
         Rule("a version of cloudflared, 2025.4.0 or newer, or its image's digest", "2026.8.2"),
     ]
     hostname: Annotated[
@@ -216,13 +278,18 @@ class Settings(BaseModel):
     ]
     hugging_face_endpoint: Annotated[
         str,
-        Field(pattern=rf"^https://{DOMAIN}(:[0-9]{{1,5}})?(/[A-Za-z0-9._/-]*)?$"),
+        Field(pattern=rf"^https://{DOMAIN}(:{PORT})?(/[A-Za-z0-9._/-]*)?$"),
         Rule("an https address, as the token travels there", "https://huggingface.co"),
     ]
-    replicas: Annotated[int, Field(ge=1), Rule("a number of machines, 1 or more", 1)]
-    rollout: Annotated[
-        Literal["replace", "surge", "manual"], Rule("replace, surge or manual", "replace")
+    cpus: Annotated[int, Field(ge=0, le=64), Rule("a number of CPUs, or 0 for the least", 8)]
+    memory_gib: Annotated[int, Field(ge=0, le=256), Rule("GiB, or 0 for the least", 32)]
+    min_instances: Annotated[
+        int, Field(ge=0, le=100), Rule("0 to 100 instances; 0 lets it sleep when idle", 0)
     ]
+    max_instances: Annotated[int, Field(ge=1, le=100), Rule("1 to 100 instances", 1)]
+    zonal_redundancy: Annotated[bool, Rule("true or false", "false")]
+    replicas: Annotated[int, Field(ge=1), Rule("a number of machines, 1 or more", 1)]
+    rollout: Annotated[Rollout, Rule("replace, surge or manual", "replace")]
     ready_timeout_minutes: Annotated[
         int,
         Field(ge=5, le=60),
@@ -236,9 +303,110 @@ class Settings(BaseModel):
     protect: Annotated[bool, Rule("true or false", "true")]
 
     @property
+    def domain(self) -> Domain:
+        """Where the endpoint lives on Cloudflare."""
+        return Domain(
+            account_id=self.cloudflare_account_id,
+            zone_id=self.cloudflare_zone_id,
+            team_name=self.access_team_name,
+            hostname=self.hostname,
+            protect=self.protect,
+        )
+
+    @property
+    def callers(self) -> Callers:
+        """Who is let in."""
+        return Callers(
+            consumers=self.consumers,
+            emails=self.allowed_emails,
+            email_domains=self.allowed_email_domains,
+            token_duration=self.service_token_duration,
+        )
+
+    @property
+    def model_source(self) -> ModelSource:
+        """Which model, where from, and by which way to the engine."""
+        return ModelSource(
+            weights=self.weights,
+            kind=engine_named(self.engine).SOURCE,
+            model=self.model,
+            revision=self.model_revision or "main",
+            hub=self.hugging_face_endpoint,
+            keep=self.keep_weights,
+        )
+
+    @property
+    def machines(self) -> MachinesArgs:
+        """The machines of the platform `vm`."""
+        machine = self.machine
+        return {
+            "hardware": Hardware(
+                machine_type=machine.machine_type,
+                boot_image=self.boot_image,
+                boot_disk_gb=self.boot_disk_gb,
+                boot_disk_type=machine.boot_disk,
+                provisioning=self.provisioning,
+                max_run_hours=self.max_run_hours,
+                gpu=machine.gpu,
+                attached_gpus=machine.count if machine.attached else 0,
+            ),
+            "zones": self.zones,
+            "replicas": self.replicas,
+            "rollout": self.rollout,
+        }
+
+    @property
+    def service(self) -> ServiceArgs:
+        """The service of the platform `cloud-run`."""
+        cpus, memory_gib = catalogue.gpu(self.gpu).cloud_run or (0, 0)
+        return {
+            "gpu": self.gpu,
+            "cpus": self.cpus or cpus,
+            "memory_gib": self.memory_gib or memory_gib,
+            "min_instances": self.min_instances,
+            "max_instances": self.max_instances,
+            "zonal_redundancy": self.zonal_redundancy,
+            "start_limit_s": self.start_limit_s,
+            "protect": self.protect,
+        }
+
+    @property
+    def start_limit_s(self) -> int:
+        """Seconds in which an instance on Cloud Run must load the model; it follows from its size.
+
+        A model that is not in the catalogue gets the longest that Cloud Run allows.
+        """
+        limit = min(self.ready_timeout_minutes * 60, LONGEST_START_S)
+        known = models().get(self.model)
+        if known is None:
+            return limit
+        gigabytes = known.weights / 1e9
+        return min(limit, START_S + math.ceil(gigabytes * SECONDS_A_GIGABYTE[self.weights]))
+
+    @property
     def machine(self) -> Machine:
         """The catalogue's row for the machines of this stack."""
         return machines(self.gpu, self.gpu_count, self.machine_type)[0]
+
+    @property
+    def image_version(self) -> str:
+        """The engine's version, or its image's digest."""
+        return self.engine_version or engine_named(self.engine).version(self.platform, self.gpu)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the stack adds to the engine's environment, or sets otherwise there."""
+        return dict(line.split("=", 1) for line in self.engine_env)
+
+    @property
+    def compute_capability(self) -> tuple[int, int]:
+        """NVIDIA's, (major, minor), of the stack's GPU."""
+        return catalogue.gpu(self.gpu).compute_capability
+
+    @property
+    def shutdown_timeout_s(self) -> int:
+        """Seconds that requests in flight get before the engine goes."""
+        return SHUTDOWN_S["cloud-run" if self.platform == "cloud-run" else self.provisioning]
 
     @classmethod
     def load(cls) -> Self:
@@ -270,15 +438,21 @@ class Settings(BaseModel):
                 valid[setting] = _value(setting, config.get(key(setting)))
             except ValidationError as error:
                 problems += _wrong_values(setting, error)
-        for rule in RULES:
+        rules: list[Callable[..., Iterator[Problem]]] = [
+            *RULES,
+            *PLATFORM_RULES.get(valid.get("platform", ""), ()),
+            *(engine_named(valid["engine"]).RULES if "engine" in valid else ()),
+        ]
+        for rule in rules:
             compared = inspect.signature(rule).parameters
             if valid.keys() >= compared.keys():
                 problems += rule(**{setting: valid[setting] for setting in compared})
         if problems:
             raise refusal(problems)
-        usual = machines(valid["gpu"], valid["gpu_count"], valid["machine_type"])[0]
-        valid["machine_type"] = usual.machine_type
-        valid["zones"] = valid["zones"] or zones_with_gpu(valid["gpu"], valid["region"])
+        if valid["platform"] == "vm":
+            usual = machines(valid["gpu"], valid["gpu_count"], valid["machine_type"])[0]
+            valid["machine_type"] = usual.machine_type
+            valid["zones"] = valid["zones"] or zones_with_gpu(valid["gpu"], valid["region"])
         return cls(**valid)
 
 
@@ -294,6 +468,10 @@ SECRETS = {
     f"{NAMESPACE}:huggingFaceToken": Secret("[!-~]{8,}", "a token of Hugging Face's", False),
     "cloudflare:apiToken": Secret("[0-9A-Za-z_-]{40,80}", "an API token of Cloudflare's", True),
 }
+
+
+MAY_BE_SECRET = ("engine_args", "engine_env", "hugging_face_endpoint")
+"""Settings in which somebody may have put a credential by mistake: a refusal does not repeat it."""
 
 
 def _value(setting: str, text: str | None) -> Any:
@@ -327,7 +505,7 @@ def _wrong_values(setting: str, error: ValidationError) -> Iterator[Problem]:
         fix = command(setting, rule.example, int(index or 0) if listed else None)
         yield Problem(
             key(setting) if index is None else f"{key(setting)}[{index}]",
-            HIDDEN if setting == "engine_args" else value,
+            HIDDEN if setting in MAY_BE_SECRET else value,
             rule.expected,
             rule.remedy or f"such as: {fix}",
         )

@@ -1,17 +1,20 @@
 """What must hold between a stack's settings. A rule's parameters name the settings it compares."""
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator
 
-from components import catalogue, vllm_flags
+from components import catalogue
 from components.catalogue import Machine, Provisioning
-from components.problem import HIDDEN, Problem, command, key
+from components.engine import engine as engine_named
+from components.problem import Problem, command, key
 
 Problems = Iterator[Problem]
 
 REPLICAS_PER_TUNNEL = 25
 """Connectors that one Cloudflare tunnel takes (Cloudflare One account limits)."""
+
+SHORTEST_CONTEXT = 1024
+"""Tokens; with fewer, hardly a prompt and its answer go together."""
 
 FREE_MAIL = re.compile(
     r"(126|163|aol|fastmail|gmail|googlemail|icloud|me|msn|protonmail|qq)\.com"
@@ -19,21 +22,6 @@ FREE_MAIL = re.compile(
 )
 """Mail domains where anybody gets an address: allowing one publishes the endpoint.
 There are more; these are the likely slips."""
-
-NEEDS_COMPUTE = (
-    ("--dtype", "bfloat16", (8, 0), "bfloat16"),
-    ("--kv-cache-dtype", "(fp8|nvfp4).*", (8, 0), "an 8- or 4-bit float cache"),
-    ("--quantization", "(gpt_oss_)?mxfp4|mxfp8|modelopt|fbgemm_fp8", (8, 0), "that format"),
-    ("--quantization", "fp_quant", (10, 0), "that format"),
-)
-"""Flag, its value, compute capability that vLLM 0.33's source asks of it, what is missing."""
-
-MODEL_NEEDS_COMPUTE = (
-    (r"gpt-oss|mxfp[48]", (8, 0), "MXFP4 or MXFP8 weights"),
-    (r"^nvidia/.*-fp8", (8, 0), "ModelOpt's FP8 weights"),
-    (r"gemma-[23]-|glm-4-.*-0414", (8, 0), "bfloat16, as float16 makes it unstable"),
-)
-"""The same for models, by their names."""
 
 
 def zones_with_gpu(gpu: str, region: str) -> tuple[str, ...]:
@@ -55,7 +43,7 @@ def machine_exists(gpu: str, gpu_count: int, machine_type: str | None) -> Proble
         yield Problem(
             key("gpu_count"),
             str(gpu_count),
-            f"a number of {gpu} that a machine type has: {_either(counts)}",
+            f"a number of {gpu} that a machine type has: {either(counts)}",
             command("gpu_count", nearest),
         )
     elif not machines(gpu, gpu_count, machine_type):
@@ -63,7 +51,7 @@ def machine_exists(gpu: str, gpu_count: int, machine_type: str | None) -> Proble
         yield Problem(
             key("machine_type"),
             repr(machine_type),
-            f"a machine type with {gpu_count} {gpu}: {_either(types)}",
+            f"a machine type with {gpu_count} {gpu}: {either(types)}",
             f"{command('machine_type', types[0])}, or ... '' for the usual one",
         )
 
@@ -78,7 +66,7 @@ def machine_is_offered(
         yield Problem(
             key("provisioning"),
             repr(provisioning),
-            f"terms on which Google has {chosen.machine_type}: {_either(sorted(chosen.offers))}",
+            f"terms on which Google has {chosen.machine_type}: {either(sorted(chosen.offers))}",
             f"{command('provisioning', 'spot')}, or another GPU or count",
         )
 
@@ -90,7 +78,7 @@ def region_has_gpu(gpu: str, region: str) -> Problems:
         yield Problem(
             key("region"),
             repr(region),
-            f"a region with {gpu}: {_either(there)}",
+            f"a region with {gpu}: {either(there)}",
             f"{command('region', there[0])}, or another GPU; {_NEW_ZONE}",
         )
 
@@ -103,7 +91,7 @@ def zones_have_gpu(gpu: str, region: str, zones: tuple[str, ...]) -> Problems:
             yield Problem(
                 f"{key('zones')}[{index}]",
                 repr(zone),
-                f"a zone of {region} with {gpu}: {_either(there)}",
+                f"a zone of {region} with {gpu}: {either(there)}",
                 f"{command('zones', there[0], index)}; {_NEW_ZONE}",
             )
 
@@ -191,86 +179,104 @@ def hostname_is_in_zone(hostname: str, cloudflare_zone_name: str) -> Problems:
         )
 
 
-def engine_args_are_vllms(engine_args: tuple[str, ...]) -> Problems:
-    """vLLM must have the flags, and the program must not have set them. Values are not shown."""
-    try:
-        values, unknown = vllm_flags.parse(engine_args)
-    except ValueError as error:
+def model_has_the_engines_form(engine: str, model: str) -> Problems:
+    """Every engine has names of its own for models."""
+    chosen = engine_named(engine)
+    if not re.fullmatch(chosen.MODEL, model):
         yield Problem(
-            key("engine_args"),
-            HIDDEN,
-            f"arguments that `vllm serve` takes; it would say: {_brief(str(error))}",
-            "correct the list; vLLM's documentation of `vllm serve` has every flag",
-        )
-        return
-    for flag in sorted(values.keys() & vllm_flags.NOT_YOURS.keys()):
-        yield Problem(
-            key("engine_args"),
-            flag,
-            "flags that the program does not set itself",
-            vllm_flags.NOT_YOURS[flag],
-        )
-    for arg in unknown:
-        flag = arg.partition("=")[0] if arg.startswith("-") else HIDDEN
-        near = difflib.get_close_matches(flag, vllm_flags.FLAGS, n=1)
-        yield Problem(
-            key("engine_args"),
-            flag,
-            "flags of vLLM 0.33.0, each value after its own flag",
-            f"did you mean {near[0]}?" if near else "remove it",
+            key("model"), repr(model), chosen.MODEL_FORM, command("model", chosen.MODEL_EXAMPLE)
         )
 
 
-def gpu_computes_it(gpu: str, model: str, engine_args: tuple[str, ...]) -> Problems:
-    """Old GPUs lack the newer number formats; vLLM would find out after minutes of loading."""
-    capability = catalogue.machines(gpu)[0].compute_capability
-    try:
-        values = vllm_flags.parse(engine_args).values
-    except ValueError:
-        return
-    for flag, pattern, needed, what in NEEDS_COMPUTE:
-        for value in values.get(flag, ()):
-            if capability < needed and re.fullmatch(pattern, str(value)):
-                yield _too_old("engine_args", f"{flag}={value}", what, gpu, needed)
-    for pattern, needed, what in MODEL_NEEDS_COMPUTE:
-        if capability < needed and re.search(pattern, model, re.IGNORECASE):
-            yield _too_old("model", repr(model), what, gpu, needed)
+def engine_is_recent(engine: str, engine_version: str | None, platform: str, gpu: str) -> Problems:
+    """What the program relies on must be in that version."""
+    chosen = engine_named(engine)
+    version = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", engine_version or "")
+    if version and tuple(map(int, version.groups())) < chosen.OLDEST:
+        oldest = ".".join(map(str, chosen.OLDEST))
+        yield Problem(
+            key("engine_version"),
+            repr(engine_version),
+            f"{engine} {oldest} or newer, or its image's digest sha256:...",
+            command("engine_version", chosen.version(platform, gpu)),
+        )
 
 
-def _too_old(setting: str, value: str, what: str, gpu: str, needed: tuple[int, int]) -> Problem:
-    able = [
-        name
-        for name in catalogue.gpus()
-        if catalogue.machines(name)[0].compute_capability >= needed
-    ]
-    return Problem(
-        key(setting),
-        value,
-        f"something that {gpu} computes; it lacks {what}",
-        f"{command('gpu', able[0])} ({_either(able)} can), or choose another",
-    )
+def instance_is_big_enough(gpu: str, cpus: int, memory_gib: int) -> Problems:
+    """Cloud Run gives no GPU to a small instance."""
+    least_cpus, least_gib = catalogue.gpu(gpu).cloud_run or (0, 0)
+    for setting, value, least in (
+        ("cpus", cpus, least_cpus),
+        ("memory_gib", memory_gib, least_gib),
+    ):
+        if 0 < value < least:
+            yield Problem(
+                key(setting),
+                str(value),
+                f"{least} or more with {gpu} on Cloud Run, or 0 for the least",
+                command(setting, least),
+            )
 
 
-def _either(values: Iterable[object]) -> str:
+def gpu_is_on_cloud_run(gpu: str, gpu_count: int, region: str) -> Problems:
+    """Cloud Run has few GPUs, one an instance, in some regions."""
+    offered = [name for name in catalogue.gpus() if catalogue.gpu(name).cloud_run]
+    there = catalogue.cloud_run_regions(gpu)
+    if gpu not in offered:
+        yield Problem(
+            key("gpu"),
+            repr(gpu),
+            f"a GPU that Cloud Run has: {either(offered)}",
+            f"{command('gpu', offered[0])}, or {command('platform', 'vm')}",
+        )
+    elif region not in there:
+        yield Problem(
+            key("region"),
+            repr(region),
+            f"a region where Cloud Run has {gpu}: {either(there)}",
+            command("region", next(place for place, anybody in there.items() if anybody)),
+        )
+    if gpu_count != 1:
+        yield Problem(
+            key("gpu_count"),
+            str(gpu_count),
+            "1 on Cloud Run, which gives an instance one GPU",
+            f"{command('gpu_count', 1)}, or {command('platform', 'vm')}",
+        )
+
+
+def instances_are_ordered(min_instances: int, max_instances: int) -> Problems:
+    """Cloud Run keeps between the two."""
+    if min_instances > max_instances:
+        yield Problem(
+            key("min_instances"),
+            str(min_instances),
+            f"at most {key('max_instances')}, which is {max_instances}",
+            command("max_instances", min_instances),
+        )
+
+
+def either(values: Iterable[object]) -> str:
+    """What a value may be, in words."""
     return ", ".join(map(str, values))
 
 
-def _brief(error: str) -> str:
-    """Argparse's words without what may be secret in them, and not all of fifty candidates."""
-    words = re.sub("=.* could match", " could match", error, flags=re.DOTALL)
-    return words if len(words) <= 200 else f"{words[:200]}..."
-
-
 RULES = (
-    machine_exists,
-    machine_is_offered,
-    region_has_gpu,
-    zones_have_gpu,
-    run_is_limited,
-    replicas_fit_tunnel,
+    model_has_the_engines_form,
+    engine_is_recent,
     somebody_may_call,
     mail_domains_are_closed,
     hostname_is_in_zone,
-    engine_args_are_vllms,
-    gpu_computes_it,
 )
+PLATFORM_RULES = {
+    "vm": (
+        machine_exists,
+        machine_is_offered,
+        region_has_gpu,
+        zones_have_gpu,
+        run_is_limited,
+        replicas_fit_tunnel,
+    ),
+    "cloud-run": (gpu_is_on_cloud_run, instance_is_big_enough, instances_are_ordered),
+}
+"""What holds on one platform only; the keys of the other are left alone there."""

@@ -1,20 +1,18 @@
-"""A secret in Secret Manager that one machine identity may read."""
+"""A secret in Secret Manager, and the few who may read it."""
 
-from collections.abc import Mapping
 from typing import TypedDict
 
 import pulumi
 from pulumi_gcp import secretmanager
 
 from components.ordering import after
+from components.place import Place
 
 
 class StoredSecretArgs(TypedDict):
-    project: pulumi.Input[str]
-    secret_id: str
+    place: Place
     value: pulumi.Input[str]
     """Must be marked secret."""
-    labels: Mapping[str, str]
     reader: pulumi.Input[str]
     """The IAM member that may read it; nobody else is added."""
     protect: bool
@@ -30,15 +28,16 @@ class StoredSecret(pulumi.ComponentResource):
         self, name: str, args: StoredSecretArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("llm-endpoint:index:StoredSecret", name, {}, opts)
+        place = args["place"]
         child = pulumi.ResourceOptions(parent=self)
 
         # The version is not protected: a rotated value could not replace it.
         secret = secretmanager.Secret(
             f"{name}-secret",
-            project=args["project"],
-            secret_id=args["secret_id"],
+            project=place.project,
+            secret_id=name,
             replication={"auto": {}},
-            labels=args["labels"],
+            labels=place.labels,
             opts=pulumi.ResourceOptions(parent=self, protect=args["protect"]),
         )
         version = secretmanager.SecretVersion(
@@ -46,7 +45,7 @@ class StoredSecret(pulumi.ComponentResource):
         )
         reader = secretmanager.SecretIamMember(
             f"{name}-reader",
-            project=args["project"],
+            project=place.project,
             secret_id=secret.secret_id,
             role="roles/secretmanager.secretAccessor",
             member=args["reader"],

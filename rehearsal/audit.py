@@ -3,10 +3,11 @@
 import json
 import sqlite3
 
-from rehearsal.session import Session
+from rehearsal.session import PROJECTS, Session
 
-LEFT_ON_PURPOSE = ("gcp:projects/service:Service",)
-"""Enabled APIs stay enabled: another stack of the project may need them."""
+LEFT_ON_PURPOSE = ("gcp:projects/service:Service", "google:build")
+"""Enabled APIs stay enabled: another stack of the project may need them. Cloud Build keeps the
+record of each build, and has no way to delete one."""
 
 
 def leftovers(session: Session) -> list[str]:
@@ -16,9 +17,10 @@ def leftovers(session: Session) -> list[str]:
     left over when no stack stands at all.
     """
     declared: set[tuple[str, str]] = set()
-    standing = session.stacks()
-    for stack in standing:
-        exported = session.must(session.pulumi("stack", "export", stack=stack)).stdout
+    standing = [(project, stack) for project in PROJECTS for stack in session.stacks(project)]
+    for project, stack in standing:
+        run = session.pulumi("stack", "export", stack=stack, project=project)
+        exported = session.must(run).stdout
         for resource in json.loads(exported)["deployment"].get("resources", []):
             declared.add((resource["type"], resource.get("id", "")))
     left: list[str] = []

@@ -16,11 +16,18 @@ from typing import Any
 from rehearsal import console, hub, providers
 from rehearsal.cloudflare.edge import Edge
 from rehearsal.engine_run import PR_SET_PDEATHSIG
+from rehearsal.google import cloud_build, cloud_logging, oauth2, storage
+from rehearsal.google.cloud_build import CloudBuild
+from rehearsal.google.cloud_logging import CloudLogging
+from rehearsal.google.cloud_run.cloud_run import CloudRun
+from rehearsal.google.cloud_run.platform import Platform
+from rehearsal.google.guest import Surroundings
 from rehearsal.google.identity import Identity
 from rehearsal.google.instance_groups import InstanceGroups
-from rehearsal.google.instances import Surroundings
+from rehearsal.google.oauth2 import OAuth2
 from rehearsal.google.registry import Registry
 from rehearsal.google.secret_manager import SecretManager
+from rehearsal.google.storage import Storage
 from rehearsal.internet import Internet
 from rehearsal.machines import machine
 from rehearsal.world import World, command_environment
@@ -38,25 +45,37 @@ async def run(world: World) -> None:
         internet = Internet(world)
         stack.push_async_callback(internet.close)
         registry = Registry(world, identity)
-        internet.site("secretmanager.googleapis.com", SecretManager(world, identity).handle)
+        secret_manager = SecretManager(world, identity)
+        internet.site(oauth2.HOST, OAuth2(world, identity).handle)
+        internet.site("secretmanager.googleapis.com", secret_manager.handle)
+        logs = CloudLogging(world, identity)
+        internet.site(cloud_logging.HOST, logs.handle)
+        internet.site(storage.HOST, Storage(world, identity).handle)
         internet.site("*.pkg.dev", registry.handle, names=registry.names)
         internet.site(console.HOST, partial(console.handle, store=world.store))
-        internet.site(hub.HOST, hub.Hub(world).handle)
+        for host, handler in hub.sites(world).items():
+            internet.site(host, handler)
         edge = Edge(world, internet)
         stack.push_async_callback(edge.close)
 
         internet_port = await _same_port(internet.start_proxy, before.get("internet", 0))
-        groups = InstanceGroups(
-            Surroundings(
-                world=world,
-                identity=identity,
-                boot=machine.boot,
-                names=lambda: [name for name in internet.names() if name != console.HOST],
-                serve_https=internet.serve,
-                accept_tunnels=edge.tunnels.serve,
-                ca=world.directory / "ca.pem",
-            )
+        around = Surroundings(
+            world=world,
+            identity=identity,
+            boot=machine.boot,
+            names=lambda: [name for name in internet.names() if name != console.HOST],
+            serve_https=internet.serve,
+            accept_tunnels=edge.tunnels.serve,
+            ca=world.directory / "ca.pem",
         )
+        builds = CloudBuild(around, secret_manager, logs)
+        builds.start()
+        stack.push_async_callback(builds.close)
+        internet.site(cloud_build.HOST, builds.handle)
+        cloud_run = CloudRun(Platform(around, registry, secret_manager), internet)
+        cloud_run.start()
+        stack.push_async_callback(cloud_run.close)
+        groups = InstanceGroups(around)
         groups.start()
         stack.push_async_callback(groups.close)
         served = await providers.serve(

@@ -3,8 +3,11 @@
 import asyncio
 import socket
 import ssl
+import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from fnmatch import fnmatchcase
+from functools import partial
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -18,6 +21,17 @@ Names = Callable[[], Iterable[str]]
 
 MAX_HEAD = 65536
 """Bytes of a proxy request's head; more is refused."""
+CALLER = web.RequestKey("caller", str)
+"""What a handler reads off a request: id of the guest that sent it; empty for this machine."""
+
+
+class Site(NamedTuple):
+    """What answers for a host name."""
+
+    pattern: str
+    handler: Handler
+    names: Names | None
+    any_host: bool
 
 
 class Internet:
@@ -29,24 +43,34 @@ class Internet:
 
     def __init__(self, world: World) -> None:
         self._authority = Authority(world.directory)
-        self._sites: list[tuple[str, Handler, Names | None]] = []
-        self._server = web.Server(self._handle, **relay.SERVER)
+        self._sites: list[Site] = []
+        self._servers = weakref.WeakSet[web.Server]()
+        self._asked = weakref.WeakKeyDictionary[ssl.SSLObject, str]()
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._context.sni_callback = self._present_certificate
         self._closers: list[Callable[[], object]] = []
+        self._server = self._serve_requests("")
 
-    def site(self, pattern: str, handler: Handler, names: Names | None = None) -> None:
+    def site(
+        self,
+        pattern: str,
+        handler: Handler,
+        names: Names | None = None,
+        *,
+        any_host: bool = False,
+    ) -> None:
         """Serve `pattern` (a host name, or one with `*`) with `handler`.
 
         `names` lists the concrete hosts behind a pattern with `*`; where it is given,
-        no other host exists. Sites registered earlier win.
+        no other host exists. Sites registered earlier win. With `any_host` the handler gets every
+        request on a connection to its hosts, whatever Host it names, and answers for that itself.
         """
-        self._sites.append((pattern, handler, names))
+        self._sites.append(Site(pattern, handler, names, any_host))
 
     def names(self) -> list[str]:
         """Every concrete host name that resolves now, for a guest's /etc/hosts."""
         found: list[str] = []
-        for pattern, _, names in self._sites:
+        for pattern, _, names, _ in self._sites:
             found += names() if names else [pattern] if "*" not in pattern else []
         return sorted(set(found))
 
@@ -61,21 +85,30 @@ class Internet:
         self._closers += [accepting.cancel, listener.close]
         return listener.getsockname()[1]
 
-    async def serve(self, sock: socket.socket) -> asyncio.Server:
-        """Serve HTTPS on a listening socket, a guest's port 443; the caller closes the server."""
+    async def serve(self, sock: socket.socket, caller: str) -> asyncio.Server:
+        """Serve HTTPS on a listening socket, port 443 of the guest `caller`.
+
+        Whoever calls this closes the server.
+        """
         loop = asyncio.get_running_loop()
-        return await loop.create_server(self._server, sock=sock, ssl=self._context)
+        server = self._serve_requests(caller)
+        return await loop.create_server(server, sock=sock, ssl=self._context)
 
     async def close(self) -> None:
         """Stop the proxy and every open connection."""
         for close in self._closers:
             close()
-        await self._server.shutdown(timeout=1)
+        await asyncio.gather(*(server.shutdown(timeout=1) for server in [*self._servers]))
 
-    def _find(self, host: str) -> Handler | None:
-        for pattern, handler, names in self._sites:
-            if fnmatchcase(host, pattern) and (names is None or host in names()):
-                return handler
+    def _serve_requests(self, caller: str) -> web.Server:
+        server = web.Server(partial(self._handle, caller), **relay.SERVER)
+        self._servers.add(server)
+        return server
+
+    def _find(self, host: str) -> Site | None:
+        for site in self._sites:
+            if fnmatchcase(host, site.pattern) and (site.names is None or host in site.names()):
+                return site
         return None
 
     def _present_certificate(
@@ -84,15 +117,20 @@ class Internet:
         if name is None or self._find(name) is None:
             return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
         connection.context = self._authority.server_context(name)
+        self._asked[connection] = name
         return None
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        handler = self._find(request.host.partition(":")[0].lower())
-        if handler is None:
+    async def _handle(self, caller: str, request: web.BaseRequest) -> web.StreamResponse:
+        connection: ssl.SSLObject = request.get_extra_info("ssl_object")
+        site = self._find(self._asked[connection])
+        if site is None or not site.any_host:
+            site = self._find(request.host.partition(":")[0].lower())
+        if site is None:
             return web.Response(status=421, text=self._unknown(request.host))
+        request[CALLER] = caller
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return await handler(request)
+        return await site.handler(request)
 
     def _unknown(self, host: str) -> str:
         known = "\n".join(f"  {name}" for name in self.names())

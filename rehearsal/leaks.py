@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import stat
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rehearsal.checks import Endpoint, Outcome
+from rehearsal.google.identity import TOKEN_PREFIX
 from rehearsal.session import Session
-from rehearsal.world import Accounts
+from rehearsal.world import CREDENTIALS, Accounts
 
 Place = tuple[str, bytes]
 """Where something was read, and what it says."""
@@ -21,8 +23,17 @@ KEEPERS = (
 )
 """The only resources of the two clouds whose job is to hold a secret."""
 
-OWN_FILES = ("accounts.json", "clouds.db", "clouds.db-wal", "clouds.db-shm", "authority.pem")
-"""Files that play the clouds' own vaults."""
+OWN_FILES = (
+    "accounts.json",
+    CREDENTIALS,
+    *("clouds.db", "clouds.db-wal", "clouds.db-shm", "authority.pem"),
+)
+"""Files that play the clouds' own vaults, and the person's."""
+
+SHAPES = {
+    "an access token of Google's": re.compile(re.escape(TOKEN_PREFIX).encode() + rb"[\w-]{99}")
+}
+"""Secrets that are made by the hundred, of persons and of machines: known by their form."""
 
 GZIP = b"\x1f\x8b"
 
@@ -59,6 +70,7 @@ def planted(session: Session, endpoint: Endpoint) -> dict[str, str]:
     secrets = {
         "the Cloudflare API token": accounts.cloudflare_tokens[0],
         "the Hugging Face token": accounts.hugging_face_tokens[0],
+        "the refresh token of the person's Google credentials": accounts.google_refresh_tokens[0],
     }
     for row in endpoint.console("GET"):
         body = row["body"]
@@ -72,13 +84,16 @@ def planted(session: Session, endpoint: Endpoint) -> dict[str, str]:
 
 
 def search(places: Iterable[Place], secrets: dict[str, str]) -> tuple[int, list[str]]:
-    """How many places were looked at, and `secret in place` for each secret found."""
+    """How many places were looked at, and `secret in place` for each secret found.
+
+    Looks for `secrets` and for everything that has one of the SHAPES.
+    """
     looked, found = 0, list[str]()
+    patterns = {name: re.compile(re.escape(value.encode())) for name, value in secrets.items()}
+    patterns |= SHAPES
     for where, content in places:
         looked += 1
-        found += [
-            f"{name} in {where}" for name, value in secrets.items() if value.encode() in content
-        ]
+        found += [f"{name} in {where}" for name, it in patterns.items() if it.search(content)]
     return looked, found
 
 
@@ -135,7 +150,10 @@ def guest_roots(session: Session) -> list[Path]:
 def _guest_files(roots: list[Path]) -> Iterator[Place]:
     """Files written in a guest that a user other than root could read there."""
     for root in roots:
-        since = root.parent.stat().st_ctime - 60  # a little before that process began
+        try:
+            since = root.parent.stat().st_ctime - 60  # a little before that process began
+        except OSError:  # it has ended meanwhile, as instances of a service do
+            continue
         for folder in GUEST_FOLDERS:
             yield from _readable(root / folder, since)
 

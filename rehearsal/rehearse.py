@@ -19,7 +19,7 @@ from types import FrameType
 from rehearsal import audit, checks, homes, leaks, preconditions, report, timeline
 from rehearsal.errors import RehearsalError
 from rehearsal.progress import Progress
-from rehearsal.session import CONSUMER, ENDPOINT, ROOT, Session
+from rehearsal.session import CONSUMER, ENDPOINT, PROJECTS, ROOT, Session
 
 DEFAULT_SPEED = 60.0
 GGUF_MAGIC = b"GGUF"
@@ -28,6 +28,11 @@ UNREACHABLE = (OSError, http.client.HTTPException, subprocess.TimeoutExpired, sq
 """What goes wrong with a machine's disk or with the clouds' sockets, not with our code."""
 
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+NO_CONSUMERS = (
+    "Left out: service tokens, an openai client and another team's stack, which need an entry in "
+    "llm-endpoint:consumers. A person who logged in asked instead."
+)
 
 Stage = Callable[..., AbstractContextManager[None]]
 
@@ -79,9 +84,17 @@ def main() -> int:
         text = preconditions.with_way_out(f"The rehearsal broke off: {error}")
         print(f"\n{text}", file=sys.stderr)
     except KeyboardInterrupt as signalled:
-        print("Nothing half-made is left.", file=sys.stderr)
+        print(_after_interruption(options), file=sys.stderr)
         return 128 + signalled.args[0]
     return 1
+
+
+def _after_interruption(options: argparse.Namespace) -> str:
+    """What is left where it was interrupted."""
+    if not options.down:
+        return "Nothing half-made is left."
+    again = "./scripts/rehearse --down" + (f" --stack {options.stack}" if options.stack else "")
+    return f"What was not destroyed yet is still up. Go on with: {again}"
 
 
 def rehearse(progress: Progress, options: argparse.Namespace) -> int:
@@ -157,15 +170,23 @@ def _stages(
     endpoint = checks.Endpoint(session, stack)
     with stage("ask the model through Access"):
         _check(result, checks.answers(endpoint))
+        _check(result, checks.staged_without_a_gpu(endpoint))
     with stage("pulumi up again: nothing may change", "noop_up"):
         # The first up showed a preview; the later ones go without, to spare half a minute.
         again = session.must(session.pulumi("up", "--yes", "--skip-preview", stack=stack))
         result.second_up_changes = again.changed
         result.check("a second up changes nothing", not again.changed, str(again.changes))
-    with stage("another team's stack takes the endpoint"):
-        session.prepare_consumer(stack)
-        session.must(session.pulumi("up", "--yes", "--skip-preview", stack=stack, project=CONSUMER))
-        _check(result, checks.consumer_has_it(endpoint))
+    if result.platform == "cloud-run":
+        with stage("the service sleeps, and wakes"):
+            _check(result, checks.sleeps_and_wakes(endpoint, options.speed))
+    if endpoint.credentials:
+        with stage("another team's stack takes the endpoint"):
+            session.prepare_consumer(stack)
+            up = ("up", "--yes", "--skip-preview")
+            session.must(session.pulumi(*up, stack=stack, project=CONSUMER))
+            _check(result, checks.consumer_has_it(endpoint, endpoint.credentials))
+    elif session.progress:
+        session.progress.line(f"  {NO_CONSUMERS}")
     with stage("strangers and side doors are refused"):
         _check(result, checks.refusals(endpoint))
     with stage("look for secrets where none belongs"):
@@ -180,11 +201,13 @@ def _stages(
 
 
 def _destroy(session: Session, stack: str, result: report.Report) -> None:
-    """Destroy the consumer's stack, then the endpoint's, in one run each."""
+    """Destroy the consumer's stack, then the endpoint's, in one run each, where they stand."""
     destroy = ("destroy", "--yes", "--skip-preview")
     if stack in session.stacks(CONSUMER):
         session.must(session.pulumi(*destroy, stack=stack, project=CONSUMER))
         session.must(session.pulumi("stack", "rm", "--yes", stack, stack=stack, project=CONSUMER))
+    if stack not in session.stacks():
+        return  # its person destroyed it by hand
     if session.protected(stack):
         refused = session.pulumi("destroy", "--yes", stack=stack)
         text = "is protected" if "protected" in refused.stdout else refused.stdout[-200:]
@@ -202,7 +225,7 @@ def take_down(progress: Progress, options: argparse.Namespace) -> int:
     """Destroy what --keep left up, one stack or all; audit; stop the clouds when all is gone."""
     with homes.kept() as home:
         session = Session(home, progress)
-        stacks = session.stacks()
+        stacks = _up(session)
         if options.stack is not None and options.stack not in stacks:
             up = ", ".join(stacks) or "none"
             raise RehearsalError(f"--stack {options.stack}: not up; up are: {up}")
@@ -219,13 +242,19 @@ def take_down(progress: Progress, options: argparse.Namespace) -> int:
         left = audit.leftovers(session)
         for item in left:
             progress.line(f"  LEFT OVER  {item}")
-        if not session.stacks():
+        stacks = _up(session)
+        if not stacks:
             homes.keep_logs(session)
             session.discard()
         if not left:
-            nothing = "Nothing of it is left; up are: " + ", ".join(session.stacks())
-            progress.line(nothing if session.stacks() else "Both clouds are empty.")
+            nothing = "Nothing of it is left; up are: " + ", ".join(stacks)
+            progress.line(nothing if stacks else "Both clouds are empty.")
     return 1 if left else 0
+
+
+def _up(session: Session) -> list[str]:
+    """The names of the stacks that are up, of the endpoint or of its consumer alone."""
+    return sorted({stack for project in PROJECTS for stack in session.stacks(project)})
 
 
 def _clear(session: Session, stack: str, shared: bool) -> None:
@@ -284,10 +313,15 @@ def _how_to_use(session: Session, stack: str) -> None:
         shown = value.replace(os.environ["PATH"], "$PATH") if name == "PATH" else value
         progress.line(f'export {name}="{shown}"')
     body = json.dumps({"model": endpoint.model, "messages": [{"role": "user", "content": "Hi"}]})
+    asking = (
+        "./scripts/access-headers | curl -sS -H @- -H 'Content-Type: application/json' "
+        f"-d '{body}' {endpoint.base_url}/chat/completions"
+        if endpoint.credentials
+        else "pulumi config set --path 'consumers[0]' app  # to ask with curl, once that is up"
+    )
     progress.line(
         "\nThen plain pulumi preview | up | refresh | stack output | config set | destroy, and:\n\n"
-        "./scripts/access-headers | curl -sS -H @- -H 'Content-Type: application/json' "
-        f"-d '{body}' {endpoint.base_url}/chat/completions\n\n"
+        f"{asking}\n\n"
         f"Its stack configuration: {shlex.quote(str(session.stack_file(ENDPOINT, stack)))}\n"
         "Take all down with:      ./scripts/rehearse --down"
     )

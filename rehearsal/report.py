@@ -67,6 +67,7 @@ class Report:
                 "end": round(event.end - began, 3),
                 "life": event.life,
             }
+            | ({"holds": event.holds} if event.holds else {})
             for event in self.timeline
         ]
         path.write_text(json.dumps(document, indent=2) + "\n")
@@ -99,7 +100,7 @@ def draw(events: list[Event], columns: int = COLUMNS) -> list[str]:
     spans = in_life(events)
     width = min(columns, COLUMNS) - NAME_COLUMNS - 24
     total = max((span.end for span in spans), default=0.0)
-    stages = [event for event in events if event.life is None]
+    stages = [event for event in events if event.life is None and not event.holds]
     lines: list[str] = []
     for stage in stages:
         # Machines record on their own what begins and ends within a stage.

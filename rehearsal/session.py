@@ -20,7 +20,7 @@ from rehearsal import engine_run, timeline
 from rehearsal.errors import RehearsalError
 from rehearsal.progress import Progress
 from rehearsal.timeline import Event
-from rehearsal.world import Accounts, client_environment
+from rehearsal.world import CREDENTIALS, Accounts, client_environment, without_proxies
 
 ROOT = Path(__file__).parent.parent
 PASSPHRASE = "rehearsal"  # noqa: S105 - protects throw-away state from nobody
@@ -38,6 +38,7 @@ class Project:
 
 ENDPOINT = Project("llm-endpoint", ROOT)
 CONSUMER = Project("llm-endpoint-consumer", ROOT / "examples" / "consumer")
+PROJECTS = (ENDPOINT, CONSUMER)
 
 
 class Session:
@@ -85,6 +86,8 @@ class Session:
             self._process = process = subprocess.Popen(
                 command,
                 cwd=ROOT,
+                # It talks to nobody but this machine, which a proxy would keep it from.
+                env=without_proxies(os.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -222,7 +225,7 @@ class Session:
     def release(self, stack: str) -> None:
         """Before a stack is destroyed: no mark, and no lock of a CLI that was killed."""
         (self.home / "standing" / stack).unlink(missing_ok=True)
-        for project in (ENDPOINT, CONSUMER):
+        for project in PROJECTS:
             locks = self.home / "backend" / ".pulumi" / "locks" / "organization" / project.name
             if any((locks / stack).glob("*.json")):
                 self.pulumi("cancel", "--yes", stack=stack, project=project)
@@ -231,6 +234,14 @@ class Session:
         """Whether the stack's configuration protects it from `pulumi destroy`."""
         value = _plain_config(self.stack_file(ENDPOINT, stack)).get("llm-endpoint:protect")
         return str(value).lower() == "true"
+
+    def person(self, stack: str) -> tuple[str, str]:
+        """The team's name, and the address of somebody whom the stack's configuration lets in."""
+        config = _plain_config(self.stack_file(ENDPOINT, stack))
+        emails: list[str] = config.get("llm-endpoint:allowedEmails") or []
+        domains: list[str] = config.get("llm-endpoint:allowedEmailDomains") or []
+        people = [*emails, *(f"somebody@{domain}" for domain in domains)]
+        return config["llm-endpoint:accessTeamName"], people[0]
 
     def stack_file(self, project: Project, stack: str) -> Path:
         """The stack's configuration as the rehearsal uses it; the committed file is left alone."""
@@ -290,7 +301,8 @@ class Session:
             f"{CONSUMER.name}:consumer": min(config["llm-endpoint:consumers"]),
         }
         self._write_stack_file(CONSUMER, stack, merged)
-        self.must(self.pulumi("stack", "init", stack, stack=stack, project=CONSUMER))
+        if stack not in self.stacks(CONSUMER):
+            self.must(self.pulumi("stack", "init", stack, stack=stack, project=CONSUMER))
 
     def _write_stack_file(self, project: Project, stack: str, config: dict[str, Any]) -> None:
         path = self.stack_file(project, stack)
@@ -321,6 +333,7 @@ class Session:
         project = str(config.get("gcp:project", ""))
         after = before.model_copy(
             update={
+                "google_refresh_tokens": before.google_refresh_tokens or [f"1//{_random(96)}"],
                 "projects": {project: str(10**11 + sum(project.encode()))} | before.projects,
                 "cloudflare_accounts": before.cloudflare_accounts
                 | {key("cloudflareAccountId"): key("accessTeamName")},
@@ -330,7 +343,20 @@ class Session:
         )
         path.write_text(after.model_dump_json(indent=2))
         path.chmod(0o600)
+        self._write_credentials(after.google_refresh_tokens[0])
         return after
+
+    def _write_credentials(self, refresh_token: str) -> None:
+        """What `gcloud auth application-default login` leaves behind."""
+        path = self.world / CREDENTIALS
+        credentials = {
+            "type": "authorized_user",
+            "client_id": "rehearsal.apps.googleusercontent.com",
+            "client_secret": "public, as every installed application's",
+            "refresh_token": refresh_token,
+        }
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(credentials, indent=2))
 
 
 def _document(stack_file: Path) -> dict[str, Any]:

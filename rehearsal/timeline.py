@@ -16,6 +16,8 @@ class Event:
     start: float
     end: float
     life: float | None = None
+    holds: str = ""
+    """What was taken up for so long, such as a GPU: not work, but what it costs."""
 
 
 def record(path: Path, event: Event) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,15 @@ from pydantic import BaseModel, ConfigDict
 
 from rehearsal import timeline
 from rehearsal.store import Store
+
+PERSON = "you@example.com"
+"""Whoever rehearses, as Google knows them; they own every project of `Accounts`."""
+CREDENTIALS = "application_default_credentials.json"
+
+PROXIES: tuple[str, ...] = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "GRPC_PROXY")
+EXCEPTIONS: tuple[str, ...] = ("NO_PROXY", "NO_GRPC_PROXY")
+"""What clients read; gRPC has names of its own, and takes the common ones where they are not set
+(github.com/grpc/grpc/blob/master/doc/environment_variables.md)."""
 
 
 class Accounts(BaseModel):
@@ -25,6 +35,8 @@ class Accounts(BaseModel):
 
     projects: dict[str, str]
     """Google Cloud project id -> project number."""
+    google_refresh_tokens: list[str] = []
+    """What the person's Application Default Credentials hold."""
     cloudflare_accounts: dict[str, str]
     """Cloudflare account id -> Access team name."""
     cloudflare_zones: dict[str, str]
@@ -41,12 +53,18 @@ class World:
 
     Layout of `directory`:
         accounts.json        see Accounts
+        application_default_credentials.json
         clouds.db            the Store
         ca.pem               certificate authority that the world's clients trust
         daemon.json          pid, ports: written when the daemon is ready
         daemon.log
         timeline.jsonl       see timeline.Event
+        buckets/<name>/      Cloud Storage's objects, as files; parts of them in uploads/
         machines/<name>/     one folder a simulated machine: console.log, timeline.jsonl
+        logs/<name>.log      what the containers of a Cloud Run revision or execution wrote
+        logs/entries.jsonl   Cloud Logging's, of builds
+        images/<repository>/ Artifact Registry's images that were pushed
+        buckets/<name>/      the objects of a bucket of Cloud Storage, as files
     """
 
     directory: Path
@@ -74,6 +92,16 @@ class World:
         """The world's own timeline file."""
         return self.directory / "timeline.jsonl"
 
+    @property
+    def logs(self) -> Path:
+        """Folder of Cloud Run's logs."""
+        return self.directory / "logs"
+
+    @property
+    def buckets(self) -> Path:
+        """Folder of Cloud Storage's buckets."""
+        return self.directory / "buckets"
+
     async def take(self, name: str, life: float) -> None:
         """Let `life` seconds of cloud time pass, and put them on the timeline under `name`."""
         start = time.time()
@@ -89,19 +117,33 @@ class World:
 def client_environment(world: Path, internet_port: int) -> dict[str, str]:
     """Environment variables that lead any HTTP client (requests, httpx, curl, Go) into the world.
 
-    `SSL_CERT_FILE` replaces the system's authorities on purpose: a rehearsal
-    must not be able to reach the real clouds even by mistake.
+    Google's libraries find the person's credentials there, too.
+
+    Every proxy variable is set, in both spellings, and `SSL_CERT_FILE` replaces the
+    system's authorities: a client that obeys its environment cannot reach the real
+    clouds even by mistake, whatever proxy the person uses otherwise.
     """
     ca = str(world / "ca.pem")
+    proxy = f"http://127.0.0.1:{internet_port}"
     nowhere = "localhost,127.0.0.1,::1"
     return {
-        "HTTPS_PROXY": f"http://127.0.0.1:{internet_port}",
-        "NO_PROXY": nowhere,
-        "no_proxy": nowhere,
+        "GOOGLE_APPLICATION_CREDENTIALS": str(world / CREDENTIALS),
+        **_spelt_twice(dict.fromkeys(PROXIES, proxy) | dict.fromkeys(EXCEPTIONS, nowhere)),
         "SSL_CERT_FILE": ca,
         "REQUESTS_CA_BUNDLE": ca,
         "CURL_CA_BUNDLE": ca,
     }
+
+
+def without_proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without the person's own proxies."""
+    own = _spelt_twice(dict.fromkeys((*PROXIES, *EXCEPTIONS), ""))
+    return {name: value for name, value in environment.items() if name not in own}
+
+
+def _spelt_twice(variables: Mapping[str, str]) -> dict[str, str]:
+    """curl and requests prefer lower case, Go upper case."""
+    return {spelt: it for name, it in variables.items() for spelt in (name, name.lower())}
 
 
 def command_environment(world: Path, internet_port: int) -> dict[str, str]:

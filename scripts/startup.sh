@@ -1,8 +1,9 @@
 #!/bin/bash
-# Turns a GPU machine into an endpoint: an inference engine and the tunnel that leads to it.
+# Turns a machine into an endpoint: an inference engine and the tunnel that leads to it. Where the
+# metadata names no engine, the tunnel alone: it leads to a service elsewhere.
 #
 # Runs as root at every boot (Google's guest agent starts it) and may be run again at any time: what
-# has not changed is left alone. Needs an image with the NVIDIA driver, Docker and the NVIDIA
+# has not changed is left alone. Needs an image with Docker and, for an engine, the NVIDIA driver and
 # container toolkit in place (a Deep Learning VM image has them); nothing is installed or compiled.
 #
 # Values come from instance metadata and are data here: they go into files, and from files into
@@ -11,9 +12,11 @@
 # environment variable or a log.
 #
 # Metadata it reads:
+#   cloudflared-image, tunnel-token-secret, shutdown-timeout (seconds), revision; for an engine
 #   engine-image, engine-args (one a line), engine-env (KEY=VALUE a line), engine-port,
-#   engine-health-path, cloudflared-image, tunnel-token-secret, shutdown-timeout (seconds), revision
-#   and optionally hugging-face-token-secret; secrets by the full name of a version.
+#   engine-health-path and optionally engine-script (run in place of the image's entry point),
+#   weights-bucket (copied to the disk first) and hugging-face-token-secret; secrets by the full name
+#   of a version.
 #
 # Every phase ends with one line: llm-endpoint phase=NAME seconds=N.N status=ok|failed
 # engine-start and tunnel-start end when systemd has taken the unit over; engine-ready when the
@@ -26,6 +29,7 @@ export LC_ALL=C # one spelling of messages and of EPOCHREALTIME
 readonly METADATA=http://metadata.google.internal/computeMetadata/v1
 readonly RUN=/run/llm-endpoint # tmpfs: nothing of it is left on the disk or after a reboot
 readonly CACHE=/var/lib/llm-endpoint/cache # weights and compiled kernels: worth keeping
+readonly WEIGHTS=/var/lib/llm-endpoint/weights # a bucket's content, for engines that want files
 
 say() { printf 'llm-endpoint %s\n' "$*"; }
 die() {
@@ -91,6 +95,12 @@ metadata() {
 attribute() {
   metadata "instance/attributes/$1" "$2" ||
     die "instance metadata has no '$1': it is set by the program that made this machine, run it again"
+}
+
+# option KEY OUTPUT: an instance attribute that may be absent or empty; there is no file then.
+option() {
+  metadata "instance/attributes/$1" "$2" || return 0
+  [[ -s $2 ]] || rm --force "$2"
 }
 
 # number FILE KEY: dies unless the file holds a whole number.
@@ -164,6 +174,47 @@ pull_image() {
   rm --recursive --force "$DOCKER_CONFIG"
 }
 
+# bucket BUCKET: the bucket's content below WEIGHTS, copied anew where it is not there yet. Names are
+# those of an engine's own store (letters, digits, and a few signs), so they can stand in a URL.
+bucket() {
+  local list=$RUN/weights-list page='' name
+  access_token | sed 's/^/header = "Authorization: Bearer /; s/$/"/' >"$RUN/weights-access"
+  : >"$list"
+  while
+    [[ $(fetch "$RUN/weights-page" --config "$RUN/weights-access" --get \
+      --data 'fields=nextPageToken,items(name)' --data-urlencode "pageToken=$page" \
+      "https://storage.googleapis.com/storage/v1/b/$1/o") == 200 ]] || return 75
+    sed --quiet 's/.*"name": *"\([A-Za-z0-9][A-Za-z0-9._/-]*\)".*/\1/p' "$RUN/weights-page" >>"$list"
+    page=$(sed --quiet 's/.*"nextPageToken": *"\([^"]*\)".*/\1/p' "$RUN/weights-page")
+    [[ -n $page ]]
+  do :; done
+  while read -r name; do
+    [[ $name == *..* || -e $WEIGHTS/$name ]] ||
+      printf 'url = "https://storage.googleapis.com/%s/%s"\noutput = "%s/%s.part"\n' \
+        "$1" "$name" "$WEIGHTS" "$name"
+  done <"$list" >"$RUN/weights-missing"
+  if [[ -s $RUN/weights-missing ]]; then
+    curl --silent --show-error --fail --parallel --parallel-max 8 --create-dirs --retry 8 \
+      --retry-all-errors --connect-timeout 5 --config "$RUN/weights-access" \
+      --config "$RUN/weights-missing" >"$RUN/weights-log" 2>&1 || {
+      cat "$RUN/weights-log" >&2
+      return 75
+    }
+  fi
+  find "$WEIGHTS" -name '*.part' | while read -r name; do mv "$name" "${name%.part}"; done
+}
+
+weights() {
+  if [[ $(cat "$WEIGHTS.bucket" 2>/dev/null) != "$1" ]]; then # of another model
+    rm --recursive --force "$WEIGHTS"
+    mkdir --parents "$WEIGHTS"
+    printf '%s' "$1" >"$WEIGHTS.bucket"
+  fi
+  retry bucket "$1" || die "the weights could not be copied from gs://$1: this machine's service" \
+    "account needs roles/storage.objectViewer on it"
+  rm --force "$RUN"/weights-*
+}
+
 # Waits for the driver, which a first boot may still be loading.
 gpu() {
   local attempt
@@ -204,6 +255,8 @@ prepare_engine() {
   local new=$RUN/llm-endpoint-engine.new
   attribute engine-image "$new/image"
   attribute engine-args "$new/args"
+  option engine-script "$new/script"
+  option weights-bucket "$new/weights-bucket"
   attribute engine-env "$new/env"
   attribute engine-port "$new/port"
   attribute engine-health-path "$new/health-path"
@@ -238,16 +291,23 @@ UNIT
 set -euo pipefail
 cd /run/llm-endpoint/llm-endpoint-engine
 mapfile -t arguments <args
-token=()
+options=()
 if [[ -e hugging-face-token ]]; then
-  token=(--volume "$PWD/hugging-face-token:/run/secrets/hugging-face-token:ro")
+  options+=(--volume "$PWD/hugging-face-token:/run/secrets/hugging-face-token:ro")
+fi
+if [[ -e weights-bucket ]]; then
+  options+=(--volume /var/lib/llm-endpoint/weights:/weights:ro)
+fi
+if [[ -e script ]]; then
+  options+=(--volume "$PWD/script:/run/engine-script:ro" --entrypoint /bin/bash)
+  arguments=(/run/engine-script "${arguments[@]}")
 fi
 # --ipc=host: PyTorch shares tensors between processes, Docker's 64 MB are not enough for that.
 # --network=host: Google's health checks reach the engine, and cloudflared does by loopback.
 # --log-driver=none: the journal has the output; a copy would only fill the disk.
 exec docker run --rm --name=llm-endpoint-engine --pull=never --gpus=all --ipc=host --network=host \
   --security-opt=no-new-privileges --log-driver=none --env-file=env \
-  --volume=/var/lib/llm-endpoint/cache:/root/.cache "${token[@]}" "$(<image)" "${arguments[@]}"
+  --volume=/var/lib/llm-endpoint/cache:/root/.cache "${options[@]}" "$(<image)" "${arguments[@]}"
 START
   cat >"$new/wait-until-ready" <<'READY'
 set -euo pipefail
@@ -274,6 +334,7 @@ prepare_tunnel() {
   attribute cloudflared-image "$new/image"
   attribute shutdown-timeout "$new/shutdown-timeout"
   number "$new/shutdown-timeout" shutdown-timeout
+  [[ ! -e $RUN/engine-image ]] || : >"$new/before-engine"
   cat >"$new/unit" <<'UNIT'
 [Unit]
 Description=Cloudflare Tunnel of the LLM endpoint
@@ -285,7 +346,7 @@ StartLimitIntervalSec=0
 
 [Service]
 ExecStartPre=-/bin/bash -c 'exec docker rm --force cloudflared 2>/dev/null'
-ExecStartPre=/bin/bash /run/llm-endpoint/cloudflared/wait-for-engine
+ExecStartPre=/bin/bash /run/llm-endpoint/cloudflared/wait-until-useful
 ExecStart=/bin/bash /run/llm-endpoint/cloudflared/start
 ExecStop=/bin/bash /run/llm-endpoint/cloudflared/stop
 # As long as the engine takes to load; a stop ends the wait.
@@ -299,9 +360,10 @@ SyslogIdentifier=cloudflared
 StandardOutput=journal+console
 StandardError=journal+console
 UNIT
-  # Cloudflare uses any machine that is connected: this one connects only when it can answer.
-  cat >"$new/wait-for-engine" <<'WAIT'
+  # Cloudflare uses any machine that is connected: one with an engine connects only when that answers.
+  cat >"$new/wait-until-useful" <<'WAIT'
 set -euo pipefail
+[[ -e /run/llm-endpoint/cloudflared/before-engine ]] || exit 0
 engine=/run/llm-endpoint/llm-endpoint-engine # not there before the engine's image is
 until [[ -d $engine ]] && curl --silent --fail --output /dev/null --max-time 5 \
   "http://127.0.0.1:$(<"$engine/port")$(<"$engine/health-path")"; do
@@ -313,12 +375,15 @@ set -euo pipefail
 cd /run/llm-endpoint/cloudflared
 grace=$(<shutdown-timeout)
 ((grace <= 180)) || grace=180 # cloudflared takes no more than three minutes
+# What it says there is for this machine alone, unless Google's health checks ask for it.
+address=127.0.0.1
+[[ -e before-engine ]] || address=0.0.0.0
 # --user=0:0: the image's own user (65532) could not read a file that only root may read. Root
 # without a single capability, on a read-only file system, can do no more than that user.
 exec docker run --rm --name=cloudflared --pull=never --network=host \
   --user=0:0 --cap-drop=ALL --read-only --security-opt=no-new-privileges --log-driver=none \
   --volume="$PWD/token:/run/secrets/tunnel-token:ro" "$(<image)" \
-  tunnel --metrics=127.0.0.1:20241 --grace-period="${grace}s" run \
+  tunnel --metrics="$address:20241" --grace-period="${grace}s" run \
   --token-file=/run/secrets/tunnel-token
 START
   cat >"$new/stop" <<'STOP'
@@ -328,23 +393,42 @@ exec docker stop -t "$(($(<shutdown-timeout) + 5))" cloudflared
 STOP
 }
 
-prepare() {
+# Container-Optimized OS drops what nobody has opened; Google's firewall admits its health checks only.
+open_metrics() {
+  local rule=(INPUT --protocol tcp --dport 20241 --jump ACCEPT)
+  grep --quiet '^ID=cos$' /etc/os-release || return 0
+  iptables --wait --check "${rule[@]}" 2>/dev/null || iptables --wait --append "${rule[@]}"
+}
+
+# need COMMAND...: dies unless the image has them.
+need() {
   local command
-  for command in curl base64 sed diff docker nvidia-smi systemctl; do
+  for command; do
     command -v "$command" >/dev/null || die "this image has no '$command': set bootImage to one with" \
       "the NVIDIA driver, Docker and the NVIDIA container toolkit, such as a Deep Learning VM image"
   done
-  command -v nvidia-ctk nvidia-container-runtime-hook >/dev/null ||
-    die "this image has no NVIDIA container toolkit: set bootImage to one that has it"
+}
+
+prepare() {
+  need curl base64 sed diff docker systemctl
+  mkdir --parents "$RUN"
+  option engine-image "$RUN/engine-image"
+  if [[ -e $RUN/engine-image ]]; then
+    need nvidia-smi
+    command -v nvidia-ctk nvidia-container-runtime-hook >/dev/null ||
+      die "this image has no NVIDIA container toolkit: set bootImage to one that has it"
+  else
+    open_metrics
+  fi
   systemctl start docker.service || die "Docker does not start: see journalctl --unit=docker"
   rm --recursive --force "$RUN"/*.new "$RUN"/docker.*
   mkdir --parents "$RUN"/{llm-endpoint-engine,cloudflared}.new /run/systemd/system "$CACHE"
   attribute revision "$RUN/revision"
   say "revision=$(<"$RUN/revision")"
-  prepare_engine
+  [[ ! -e $RUN/engine-image ]] || prepare_engine
   prepare_tunnel
   attribute tunnel-token-secret "$RUN/tunnel-token-secret"
-  metadata instance/attributes/hugging-face-token-secret "$RUN/hugging-face-token-secret" || true
+  option hugging-face-token-secret "$RUN/hugging-face-token-secret"
 }
 
 tunnel() {
@@ -368,14 +452,20 @@ engine() {
       "$new/hugging-face-token" &
     jobs+=($!)
   fi
+  if [[ -e $new/weights-bucket ]]; then
+    phase weights weights "$(<"$new/weights-bucket")" &
+    jobs+=($!)
+  fi
   together "${jobs[@]}"
   phase engine-start service llm-endpoint-engine
 }
 
 # Images of earlier versions: each takes tens of gigabytes.
 prune() {
-  docker image inspect --format '{{.Id}}' \
-    "$(<"$RUN/llm-endpoint-engine/image")" "$(<"$RUN/cloudflared/image")" >"$RUN/images"
+  local image
+  for image in "$RUN"/{llm-endpoint-engine,cloudflared}/image; do
+    [[ ! -e $image ]] || docker image inspect --format '{{.Id}}' "$(<"$image")"
+  done >"$RUN/images"
   docker image ls --all --quiet --no-trunc | sort --unique |
     { grep --invert-match --fixed-strings --line-regexp --file="$RUN/images" || true; } |
     xargs --no-run-if-empty docker image rm --force
@@ -386,14 +476,16 @@ main() {
   phase prepare prepare
   tunnel &
   pids+=($!)
-  engine &
-  pids+=($!)
+  if [[ -e $RUN/engine-image ]]; then
+    engine &
+    pids+=($!)
+  fi
   together "${pids[@]}" || outcome=1
   rm --recursive --force "$RUN"/docker.* # where a failed pull has left its credential
   ((outcome)) && die "what failed is named above; everything else goes on. After repairing the" \
     "cause, restart the machine or run: google_metadata_script_runner startup"
   phase prune prune || true # old images harm nobody but the disk
-  say "started: follow the engine with journalctl --follow --unit=llm-endpoint-engine"
+  say "started: follow it with journalctl --follow --unit=llm-endpoint-engine --unit=cloudflared"
 }
 
 main "$@"

@@ -41,8 +41,8 @@ PHASES = {
     502: "a machine is connected, and its engine does not answer; "
     "or it does not accept Access's signature: check accessTeamName",
     503: "the engine is up, and loads the model",
-    504: "the engine accepts the request, and does not answer",
-    524: "the engine accepts the request, and does not answer",
+    504: "the request is accepted, and not answered yet: the engine is busy, or wakes up",
+    524: "the request is accepted, and not answered yet: the engine is busy, or wakes up",
     530: "no machine is connected yet: "
     "it is being created, boots, pulls its image or loads the model (error 1033)",
 }
@@ -61,6 +61,8 @@ class Question:
     client_secret: str
     api: str = "chat/completions"
     """What is asked of the model: a key of REQUESTS."""
+    any_machine: bool = False
+    """A machine will do that serves another model, as its operator has yet to replace it."""
 
     def ask(self) -> str | None:
         """One request; None when the answer is right, else what is seen instead."""
@@ -78,6 +80,8 @@ class Question:
             )
         except requests.RequestException as error:
             return unreachable(error, self.hostname)
+        if self.any_machine and response.status_code == 404 and knows_no_such_model(response):
+            return None
         if response.status_code != 200:
             phase = PHASES.get(response.status_code, "an answer that was not expected")
             return f"HTTP {response.status_code}: {phase}"
@@ -98,6 +102,14 @@ class Question:
         if self.revision and knows and fingerprint != self.revision:
             return f"a machine of another revision ({fingerprint}) still answers"
         return None
+
+
+def knows_no_such_model(response: requests.Response) -> bool:
+    """An engine's own answer to the name of a model that it does not serve."""
+    try:
+        return "model" in str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def unreachable(error: requests.RequestException, hostname: str) -> str:
@@ -138,14 +150,22 @@ def wait(
         sleep(POLL_SECONDS)
 
 
-def advice(project: str, region: str, group: str) -> str:
+def advice(platform: str, project: str, region: str, group: str) -> str:
     """Where to look when it did not answer in time."""
     where = f"--project={project} --region={region}"
+    look = "gcloud compute instance-groups managed"
+    if platform == "cloud-run":
+        return f"""Where to look next:
+  530 for long? the connector: {look} list-instances {group} {where}
+  502, 503, 524?  the service: gcloud run services list {where}
+                its log has the engine's own words: pulumi stack output logsUrl
+  more time:    pulumi config set readyTimeoutMinutes 60
+`pulumi up` asks again; nothing that was created is lost."""
     return f"""Where to look next:
-  no machine?   gcloud compute instance-groups managed list-errors {group} {where}
+  no machine?   {look} list-errors {group} {where}
                 (ZONE_RESOURCE_POOL_EXHAUSTED: no GPU to be had, set other zones or provisioning;
                  QUOTA_EXCEEDED: ask Google for quota)
-  its state:    gcloud compute instance-groups managed list-instances {group} {where}
+  its state:    {look} list-instances {group} {where}
   its log:      pulumi stack output logsUrl
   530 or 502 for long?  the engine's own words are in the log: model too big, no access to the model
                 (Hugging Face token), wrong accessTeamName
@@ -163,6 +183,7 @@ def main() -> int:
         client_id=env["CF_ACCESS_CLIENT_ID"],
         client_secret=env["CF_ACCESS_CLIENT_SECRET"],
         api=env["ENDPOINT_API"],
+        any_machine=env["ENDPOINT_ANY_MACHINE"] == "true",
     )
     minutes = float(env["READY_TIMEOUT_MINUTES"])
     seen = "nothing"
@@ -172,7 +193,9 @@ def main() -> int:
             return 0
     print(
         f"{question.hostname} was not ready after {minutes:g} minutes. Seen last: {seen}\n"
-        + advice(env["GOOGLE_PROJECT"], env["GOOGLE_REGION"], env["INSTANCE_GROUP"]),
+        + advice(
+            env["PLATFORM"], env["GOOGLE_PROJECT"], env["GOOGLE_REGION"], env["INSTANCE_GROUP"]
+        ),
         file=sys.stderr,
     )
     return 1

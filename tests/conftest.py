@@ -24,6 +24,9 @@ MASKED = "[secret]"
 
 TUNNEL_TOKEN = "a-tunnel-token"
 COMPUTED: dict[str, dict[str, Any]] = {
+    "gcp:cloudrunv2/service:Service": {"uri": "https://llm-service-1a2b3c4-ez.a.run.app"},
+    "gcp:cloudrunv2/job:Job": {"name": "llm-staging-1a2b3c4"},
+    "gcp:storage/bucket:Bucket": {"name": "llm-weights-1a2b3c4"},
     "gcp:compute/network:Network": {"name": "llm-vpc-1a2b3c4"},
     "gcp:compute/router:Router": {"name": "llm-router-1a2b3c4"},
     "gcp:compute/regionInstanceTemplate:RegionInstanceTemplate": {"selfLink": "a-template"},
@@ -32,10 +35,6 @@ COMPUTED: dict[str, dict[str, Any]] = {
         "registryUri": "us-central1-docker.pkg.dev/example-project/docker-hub"
     },
     "gcp:secretmanager/secretVersion:SecretVersion": {"name": "projects/1/secrets/s/versions/1"},
-    "gcp:serviceaccount/account:Account": {
-        "email": "machine@example-project.iam.gserviceaccount.com",
-        "member": "serviceAccount:machine@example-project.iam.gserviceaccount.com",
-    },
     "cloudflare:index/zeroTrustAccessApplication:ZeroTrustAccessApplication": {"aud": "an-aud"},
     "cloudflare:index/zeroTrustAccessServiceToken:ZeroTrustAccessServiceToken": {
         "clientId": "an-id.access",
@@ -74,21 +73,25 @@ class Deployment:
         assert found, f"the stack declares no {type}"
         return found
 
-    def one(self, type: str) -> Declared:
-        """The only resource of a type."""
-        (only,) = self.of(type)
+    def one(self, type: str, package: str = "") -> Declared:
+        """The only resource of a type, in a module whose name has `package` in it."""
+        (only,) = (item for item in self.of(type) if package in item.type)
         return only
+
+    def all_before(self, resource: Declared) -> dict[str, Declared]:
+        """All that must exist before `resource`, by URN."""
+        by_urn = {declared.urn: declared for declared in self.resources}
+        seen: dict[str, Declared] = {}
+        todo = [resource.urn]
+        while todo:
+            for urn in by_urn[todo.pop()].depends_on & by_urn.keys() - seen.keys():
+                seen[urn] = by_urn[urn]
+                todo.append(urn)
+        return seen
 
     def waits_for(self, resource: Declared) -> set[str]:
         """Type names of all that must exist before `resource`."""
-        by_urn = {declared.urn: declared for declared in self.resources}
-        seen: set[str] = set()
-        todo = [resource.urn]
-        while todo:
-            for urn in by_urn[todo.pop()].depends_on & by_urn.keys() - seen:
-                seen.add(urn)
-                todo.append(urn)
-        return {by_urn[urn].type.rpartition(":")[2] for urn in seen}
+        return {item.type.rpartition(":")[2] for item in self.all_before(resource).values()}
 
 
 class RecordingEngine(Mocks):
@@ -96,7 +99,11 @@ class RecordingEngine(Mocks):
 
     def new_resource(self, args: MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
         inputs = unwrapped(args.inputs)  # pyright: ignore[reportUnknownMemberType]  # untyped SDK
-        return f"{args.name}-id", inputs | COMPUTED.get(args.typ, {})
+        computed = COMPUTED.get(args.typ, {})
+        if args.typ == "gcp:serviceaccount/account:Account":
+            email = f"{inputs['accountId']}@example-project.iam.gserviceaccount.com"
+            computed = {"email": email, "member": f"serviceAccount:{email}"}
+        return f"{args.name}-id", inputs | computed
 
     def call(self, args: MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         answers = {

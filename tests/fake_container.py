@@ -54,6 +54,11 @@ def main() -> None:
         "environment": dict(os.environ),
         "run": sorted(os.listdir("/run")),
         "secrets": sorted(os.listdir("/run/secrets")) if Path("/run/secrets").exists() else [],
+        "weights": sorted(
+            str(path.relative_to("/weights"))
+            for path in Path("/weights").rglob("*")
+            if path.is_file()
+        ),
         "secret": [secret_of(it) for it in tokens],
         "gpus": json.loads(Path("/run/rehearsal/machine.json").read_text())["gpu"]["count"],
         "capabilities": status.partition("CapEff:\t")[2].partition("\n")[0],

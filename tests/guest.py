@@ -23,8 +23,12 @@ T = TypeVar("T")
 ACCESS_TOKEN = "ya29.the-token-of-the-machine"
 REGISTRY = "us-central1-docker.pkg.dev"
 SECRETS = "secretmanager.googleapis.com"
+STORAGE = "storage.googleapis.com"
+PAGE = 2
+"""Objects that one answer of the storage lists."""
 ENGINE = f"{REGISTRY}/a-project/docker-hub/vllm/vllm-openai:v0.33.0"
 CLOUDFLARED = f"{REGISTRY}/a-project/docker-hub/cloudflare/cloudflared:2026.8.2"
+PYTHON = f"{REGISTRY}/a-project/docker-hub/library/python:3.13-slim"
 STARTUP_SCRIPT = Path(__file__).parent.parent / "scripts" / "startup.sh"
 
 
@@ -34,7 +38,9 @@ class Cloud:
     def __init__(self) -> None:
         self.metadata: dict[str, str] = {}
         self.secrets: dict[str, str] = {}
-        self.images = {ENGINE, CLOUDFLARED}
+        self.images = {ENGINE, CLOUDFLARED, PYTHON}
+        self.objects: dict[str, bytes] = {}
+        """Of the one bucket, `weights`."""
         self.refusals: dict[str, list[int]] = {}
         """Host -> statuses to answer the next requests with."""
         self.requests: list[str] = []
@@ -49,8 +55,20 @@ class Cloud:
             return web.Response(status=status, text=json.dumps(error, indent=2))
         if host == "metadata.google.internal":
             return self._metadata(request)
-        answer = self._secret if host == SECRETS else self._registry
-        return answer(request)
+        answers = {SECRETS: self._secret, STORAGE: self._storage}
+        return answers.get(host, self._registry)(request)
+
+    def _storage(self, request: web.BaseRequest) -> web.Response:
+        if request.headers.get("Authorization") != f"Bearer {ACCESS_TOKEN}":
+            return web.Response(status=401)
+        if request.path == "/storage/v1/b/weights/o":
+            start = int(request.query.get("pageToken") or 0)
+            names = sorted(self.objects)[start : start + PAGE]
+            more = {"nextPageToken": str(start + PAGE)} if len(self.objects) > start + PAGE else {}
+            listed = more | {"items": [{"name": name} for name in names]}
+            return web.Response(text=json.dumps(listed, indent=2))
+        content = self.objects.get(request.path.removeprefix("/weights/"))
+        return web.Response(status=404) if content is None else web.Response(body=content)
 
     def _metadata(self, request: web.BaseRequest) -> web.Response:
         if request.headers.get("Metadata-Flavor") != "Google":
@@ -102,7 +120,7 @@ class Guest:
         ca = self.world.directory / "ca.pem"
         authority.cert_pem.write_to_path(ca)
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert(REGISTRY, SECRETS).configure_cert(self._tls)  # pyright: ignore[reportUnknownMemberType] -- trustme names a type of OpenSSL that is not installed
+        authority.issue_cert(REGISTRY, SECRETS, STORAGE).configure_cert(self._tls)  # pyright: ignore[reportUnknownMemberType] -- trustme names a type of OpenSSL that is not installed
         fake = "tests.fake_container"
         return MachineSpec(
             name="llm-dev-vm-k3x9",
@@ -111,9 +129,10 @@ class Guest:
             gpu_type="nvidia-l4",
             gpu_count=1,
             gpu_memory_gib=24,
-            hosts={REGISTRY: "127.1.0.1", SECRETS: "127.1.0.1"},
+            hosts=dict.fromkeys((REGISTRY, SECRETS, STORAGE), "127.1.0.1"),
             ca=ca,
             images={
+                **machines.IMAGES,
                 "vllm/vllm-openai": Image(fake),
                 "cloudflare/cloudflared": Image(fake, ("--no-autoupdate",), "65532:65532"),
             },

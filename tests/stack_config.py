@@ -11,6 +11,9 @@ from components.problem import key
 
 ROOT = Path(__file__).parents[1]
 
+STACKS = sorted(path.name.split(".")[1] for path in ROOT.glob("Pulumi.*.yaml"))
+"""The committed examples."""
+
 API_TOKEN = "cloudflare-api-token-of-forty-characters-"
 """Has the form of Cloudflare's, and is none."""
 

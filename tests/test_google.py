@@ -13,19 +13,22 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse, ClientSession, web
 
+from rehearsal import timeline
 from rehearsal.google import identity as iam
 from rehearsal.google import instance_groups, instances, network, registry, secret_manager
+from rehearsal.google.guest import Surroundings
 from rehearsal.google.identity import CLOUD_PLATFORM, Identity
 from rehearsal.google.instance_groups import ERROR, InstanceGroups, Plan, plan
-from rehearsal.google.instances import GROUP, Surroundings
+from rehearsal.google.instances import GROUP
 from rehearsal.google.metadata import INSTANCE, MetadataServer
+from rehearsal.google.oauth2 import OAuth2
 from rehearsal.google.registry import Registry
 from rehearsal.google.secret_manager import SecretManager, crc32c
 from rehearsal.internet import Internet
 from rehearsal.machines import machine
 from rehearsal.machines.machine import MachineSpec
 from rehearsal.store import Body
-from rehearsal.world import Accounts, World
+from rehearsal.world import PERSON, Accounts, World
 
 PROJECT, NUMBER, REGION = "team-llm", "104042781755", "us-central1"
 HOST = "us-central1-docker.pkg.dev"
@@ -306,6 +309,29 @@ def test_secrets_are_refused_as_google_refuses_them(
     assert "planted" not in body
 
 
+# --- the person who rehearses ---------------------------------------------------------------------
+
+
+def test_the_person_may_do_everything_in_their_own_projects(world: World) -> None:
+    """An access token of the person's is an owner's, and ends at the project's border."""
+    identity = Identity(world.store)
+    accounts = world.accounts.model_copy(update={"google_refresh_tokens": ["1//x"]})
+    (world.directory / "accounts.json").write_text(accounts.model_dump_json())
+    form = {"grant_type": "refresh_token", "refresh_token": "1//x"}
+    site = OAuth2(world, identity).handle
+
+    status, body, _ = ask(site, "/token", method="POST", data=form)
+    person = identity.caller(f"Bearer {json.loads(body)['access_token']}")
+    refused = ask(site, "/token", method="POST", data=form | {"refresh_token": "1//y"})
+
+    assert status == 200
+    assert person.email == PERSON
+    assert identity.allowed(person, "run.jobs.run", f"projects/{PROJECT}/locations/l/jobs/j")
+    assert not identity.allowed(person, "run.jobs.run", f"projects/{PROJECT}-2/locations/l/jobs/j")
+    assert refused[0] == 400
+    assert "invalid_grant" in refused[1]
+
+
 # --- the registry ---------------------------------------------------------------------------------
 
 
@@ -525,7 +551,7 @@ class Cloud:
                 identity=self.identity,
                 boot=machine.boot if internet else self._boot,
                 names=internet.names if internet else lambda: SITES,
-                serve_https=internet.serve if internet else self._serve,
+                serve_https=internet.serve if internet else self._serve_https,
                 accept_tunnels=self._serve,
                 ca=world.directory / "ca.pem",
             )
@@ -537,6 +563,9 @@ class Cloud:
         self.machines.append(guest)
         self.most = max(self.most, sum(it.running for it in self.machines))
         return guest
+
+    async def _serve_https(self, listening: socket.socket, _: str) -> asyncio.Server:
+        return await self._serve(listening)
 
     async def _serve(self, listening: socket.socket) -> asyncio.Server:
         return await asyncio.get_running_loop().create_server(asyncio.Protocol, sock=listening)
@@ -585,13 +614,14 @@ def declare(
     size: int = 1,
     script: str = "#!/bin/bash\n",
     update_on_repair: str = "NO",
+    machine_type: str = "g2-standard-8",
 ) -> None:
     """Write a template, health check and group as the providers do."""
     put = world.store.put
     name = f"projects/{PROJECT}/regions/{REGION}/instanceTemplates/{template}"
     interface = {"subnetwork": f"{API}/regions/{REGION}/subnetworks/llm"}
     body: Body = {
-        "machineType": "g2-standard-8",
+        "machineType": machine_type,
         "disks": [{"sourceImage": "projects/x/global/images/family/y"}],
         "metadata": {"revision": template},
         "metadataStartupScript": script,
@@ -831,6 +861,37 @@ def test_a_surge_beyond_the_quota_says_so_and_goes_on_serving(world: World) -> N
     metric = "PREEMPTIBLE_NVIDIA_L4_GPUS"
     assert errors[0]["code"] == "QUOTA_EXCEEDED"
     assert errors[0]["message"] == f"Quota '{metric}' exceeded.  Limit: 1.0 in region {REGION}."
+
+
+def test_a_machine_type_that_nobody_sells_is_not_found(world: World) -> None:
+    """A small one without a GPU is; the group says what it misses and waits."""
+
+    async def scenario(cloud: Cloud) -> None:
+        declare(world, machine_type="e2-mini")
+        await cloud.until(lambda: bool(world.store.all(ERROR)))
+        assert not cloud.rows
+        declare(world, "two", machine_type="e2-micro")
+        await cloud.serving("two")
+
+    cloud = rehearse(world, scenario)
+    errors = [it["message"] for it in world.store.all(ERROR).values()]
+    assert all(it.endswith("/machineTypes/e2-mini' was not found") for it in errors)
+    assert (cloud.machines[0].spec.gpu_count, cloud.rows[0]["gpu"]) == (0, None)
+
+
+def test_the_timeline_tells_how_long_a_gpu_was_taken(world: World) -> None:
+    """From the creation of its machine until that is gone."""
+
+    async def scenario(cloud: Cloud) -> None:
+        declare(world)
+        await cloud.serving()
+        world.store.delete(GROUP, GROUP_ID)
+        await cloud.until(lambda: not cloud.rows)
+
+    rehearse(world, scenario)
+    [span] = [it for it in timeline.read(world.timeline) if it.holds]
+    assert (span.holds, span.name[:11]) == ("nvidia-l4", "GPU of llm-")
+    assert span.end > span.start
 
 
 def test_deleting_a_group_shuts_its_machines_down(world: World) -> None:

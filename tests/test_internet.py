@@ -13,7 +13,7 @@ import pytest
 import requests
 from aiohttp import web
 
-from rehearsal.internet import Internet
+from rehearsal.internet import CALLER, Internet
 from rehearsal.world import World, client_environment
 
 
@@ -22,6 +22,10 @@ async def hello(request: web.BaseRequest) -> web.Response:
     async for chunk in request.content.iter_any():
         length += len(chunk)
     return web.Response(text=f"{request.host} {length}")
+
+
+async def greet_caller(request: web.BaseRequest) -> web.Response:
+    return web.Response(text=f"hello {request[CALLER]}")
 
 
 @asynccontextmanager
@@ -133,12 +137,12 @@ def test_a_client_without_the_authority_refuses(
 
 
 def test_a_guest_reaches_the_same_sites_on_its_own_port(tmp_path: Path) -> None:
-    """`serve` answers TLS on a listening socket, by the name the client asks for."""
+    """`serve` answers TLS by the name the client asks for, and tells the site who calls."""
 
     async def main() -> tuple[bytes, bool]:
         net = Internet(World.open(tmp_path))
-        net.site("api.example.com", hello)
-        server = await net.serve(socket.create_server(("127.0.0.1", 0)))
+        net.site("api.example.com", greet_caller)
+        server = await net.serve(socket.create_server(("127.0.0.1", 0)), "a-guest")
         port = server.sockets[0].getsockname()[1]
         trust = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
         reader, writer = await asyncio.open_connection(
@@ -160,5 +164,5 @@ def test_a_guest_reaches_the_same_sites_on_its_own_port(tmp_path: Path) -> None:
 
     answer, unknown_refused = asyncio.run(main())
 
-    assert answer.endswith(b"api.example.com 0")
+    assert answer.endswith(b"hello a-guest")
     assert unknown_refused

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest import ENGINE, Guest
+from tests.guest import ENGINE, PYTHON, Guest
 
 pytestmark = pytest.mark.rehearsal
 
@@ -128,6 +128,30 @@ def test_an_image_user_cannot_read_a_file_for_root(guest: Guest) -> None:
 
     assert json.loads(as_image_user.partition(" ")[2])["secret"] == ["error: Permission denied"]
     assert "error" not in json.loads(as_root.partition(" ")[2])["secret"][0]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "output"),
+    [
+        ("IMAGE python3 -c 'print(6 * 7)'", 0, "42\n"),
+        ("IMAGE python3 -c 'import rehearsal'", 1, "No module named 'rehearsal'\n"),
+        ("--entrypoint=python3 IMAGE -c 'print(6 * 7)'", 0, "42\n"),
+        ("--entrypoint=/bin/sh -e A='b c' IMAGE -c 'echo \"$0 $A\"; exit 3' x", 3, "x b c\n"),
+        ("--entrypoint=frobnicate IMAGE", 127, 'exec: "frobnicate": executable file not found'),
+    ],
+)
+def test_a_container_starts_with_another_entry_point(
+    guest: Guest, words: str, code: int, output: str
+) -> None:
+    """What the image has on its PATH, or a shell; one without entry point runs a command."""
+    host = PYTHON.partition("/")[0]
+    login = f"docker login --username oauth2accesstoken --password-stdin {host}"
+    guest.sh(f"printf ya29.the-token-of-the-machine | {login}; docker pull {PYTHON}")
+
+    ended, said = guest.result(f"docker run --rm --network=host {words.replace('IMAGE', PYTHON)}")
+
+    assert ended == code
+    assert output in said
 
 
 def test_a_name_can_be_used_once(guest: Guest) -> None:

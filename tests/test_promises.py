@@ -12,6 +12,7 @@ from tests.conftest import MASKED, TUNNEL_TOKEN, Declared, Deploy, Deployment
 from tests.stack_config import API_TOKEN
 
 STACKS = pytest.mark.parametrize("stack", ["dev", "prod"])
+HUB = {"llm-endpoint:weights": "hub"}
 HUGGING_FACE = {"llm-endpoint:huggingFaceToken": "hf_planted-token-0123456789"}
 PEOPLE_AND_PROGRAMS = {
     "llm-endpoint:consumers": '["app", "batch"]',
@@ -82,9 +83,7 @@ def test_every_path_to_the_engine_demands_the_token_of_this_application(
             "teamName": "example",
             "audTags": ["an-aud"],
         }
-    assert "ZeroTrustAccessApplication" in deployment.waits_for(
-        deployment.one("RegionInstanceGroupManager")
-    )
+    assert "ZeroTrustAccessApplication" in deployment.waits_for(deployment.one("DnsRecord"))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +161,7 @@ def test_no_secret_stands_anywhere_in_clear(deploy: Deploy) -> None:
 
 def test_the_machine_is_told_where_secrets_are_not_what_they_are(deploy: Deploy) -> None:
     """Metadata holds names of secret versions; nothing in it needs to be hidden."""
-    told = metadata(deploy("dev", HUGGING_FACE))
+    told = metadata(deploy("dev", HUB | HUGGING_FACE))
 
     assert MASKED not in text(told)
     assert told["tunnel-token-secret"].startswith("projects/")
@@ -179,23 +178,64 @@ def test_an_open_model_needs_no_token(deploy: Deploy) -> None:
     ]
 
 
-def test_each_role_is_granted_where_it_belongs(deploy: Deploy) -> None:
-    """The machine writes logs and metrics, pulls from one repository, reads its own secrets."""
-    deployment = deploy("dev", HUGGING_FACE)
-    machine = "serviceAccount:machine@example-project.iam.gserviceaccount.com"
-    grants = [
+def grants(deployment: Deployment, account: str) -> list[tuple[str, str]]:
+    """What a service account may do: the type of the resource, and the role on it."""
+    member = f"serviceAccount:{account}@example-project.iam.gserviceaccount.com"
+    return sorted(
         (item.type.rpartition(":")[2], item.inputs["role"])
         for item in deployment.resources
-        if item.type.lower().endswith("iammember") and item.inputs["member"] == machine
-    ]
+        if item.type.lower().endswith("iammember") and item.inputs["member"] == member
+    )
 
-    assert sorted(grants) == [
+
+def test_each_role_is_granted_where_it_belongs(deploy: Deploy) -> None:
+    """The machine writes logs and metrics, pulls from one repository, reads its own secrets."""
+    deployment = deploy("dev", HUB | HUGGING_FACE)
+
+    assert grants(deployment, "llm-dev-machine") == [
         ("IAMMember", "roles/logging.logWriter"),
         ("IAMMember", "roles/monitoring.metricWriter"),
         ("RepositoryIamMember", "roles/artifactregistry.reader"),
         ("SecretIamMember", "roles/secretmanager.secretAccessor"),
         ("SecretIamMember", "roles/secretmanager.secretAccessor"),
     ]
+
+
+def test_who_serves_the_weights_cannot_change_them(deploy: Deploy) -> None:
+    """The hub's token is read by what fetches the weights; the machine has no use for it."""
+    deployment = deploy("dev", HUGGING_FACE)
+
+    assert grants(deployment, "llm-dev-stager") == [
+        ("BucketIAMMember", "roles/storage.objectUser"),
+        ("SecretIamMember", "roles/secretmanager.secretAccessor"),
+    ]
+    assert grants(deployment, "llm-dev-machine") == [
+        ("BucketIAMMember", "roles/storage.objectViewer"),
+        ("IAMMember", "roles/logging.logWriter"),
+        ("IAMMember", "roles/monitoring.metricWriter"),
+        ("RepositoryIamMember", "roles/artifactregistry.reader"),
+        ("SecretIamMember", "roles/secretmanager.secretAccessor"),
+    ]
+
+
+def test_nobody_outside_reads_the_bucket(deploy: Deploy) -> None:
+    """No access lists, no public objects, and nothing of it left when the stack goes."""
+    bucket = deploy("dev").one("Bucket").inputs
+
+    assert bucket["uniformBucketLevelAccess"]
+    assert bucket["publicAccessPrevention"] == "enforced"
+    assert bucket["forceDestroy"]
+
+
+def test_another_model_has_another_bucket(deploy: Deploy) -> None:
+    """So the old weights go only when the machines have changed over."""
+    before = deploy("dev").one("Bucket")
+    after = deploy("dev", {"llm-endpoint:model": "Qwen/Qwen3-8B"}).one("Bucket")
+    of_a_commit = deploy("dev", {"llm-endpoint:modelRevision": "abc123"}).one("Bucket")
+    same = deploy("dev", {"llm-endpoint:maxModelLen": "4096"}).one("Bucket")
+
+    assert len({before.urn, after.urn, of_a_commit.urn}) == 3
+    assert same.urn == before.urn
 
 
 # --- order --------------------------------------------------------------------------------------
@@ -206,6 +246,7 @@ def test_what_a_machine_needs_is_there_before_it_boots(deploy: Deploy) -> None:
     deployment = deploy("dev", HUGGING_FACE)
 
     assert deployment.waits_for(deployment.one("RegionInstanceGroupManager")) >= {
+        "BucketIAMMember",
         "Firewall",
         "HealthCheck",
         "IAMMember",
@@ -215,8 +256,16 @@ def test_what_a_machine_needs_is_there_before_it_boots(deploy: Deploy) -> None:
         "SecretIamMember",
         "SecretVersion",
         "Service",
-        "ZeroTrustTunnelCloudflaredConfig",
+        "ZeroTrustTunnelCloudflared",
     }
+
+
+def test_the_weights_are_there_before_a_gpu_is_paid_for(deploy: Deploy) -> None:
+    """The group of GPU machines waits until every file is staged."""
+    deployment = deploy("dev")
+    (staged,) = (item for item in deployment.of("Command") if "stage_weights" in text(item.inputs))
+
+    assert staged.urn in deployment.all_before(deployment.one("RegionInstanceTemplate"))
 
 
 def test_nothing_slow_waits_for_what_it_does_not_need(deploy: Deploy) -> None:
@@ -248,10 +297,15 @@ def test_machines_go_before_the_tunnel_that_they_hold_open(deploy: Deploy) -> No
     assert clearing.received["environment"]["CLOUDFLARE_API_TOKEN"] == API_TOKEN
 
 
+def probes(deployment: Deployment) -> list[Declared]:
+    """What `pulumi up` waits for last."""
+    return [item for item in deployment.of("Command") if "wait_until_ready" in text(item.inputs)]
+
+
 def test_up_ends_when_the_new_machines_answer(deploy: Deploy) -> None:
     """The probe comes after the group and the name, and waits for this very revision."""
     deployment = deploy("dev")
-    (probe,) = (item for item in deployment.of("Command") if "create" in item.inputs)
+    (probe,) = probes(deployment)
 
     assert deployment.waits_for(probe) >= {"RegionInstanceGroupManager", "DnsRecord"}
     revision = metadata(deployment)["revision"]
@@ -261,9 +315,7 @@ def test_up_ends_when_the_new_machines_answer(deploy: Deploy) -> None:
 
 def test_waiting_can_be_left_out(deploy: Deploy) -> None:
     """`waitUntilReady: false` lets `pulumi up` end when everything is declared."""
-    commands = deploy("dev", {"llm-endpoint:waitUntilReady": "false"}).of("Command")
-
-    assert not any("create" in command.inputs for command in commands)
+    assert not probes(deploy("dev", {"llm-endpoint:waitUntilReady": "false"}))
 
 
 # --- changes ------------------------------------------------------------------------------------
@@ -276,7 +328,8 @@ def test_waiting_can_be_left_out(deploy: Deploy) -> None:
         {"llm-endpoint:engineVersion": "0.33.1"},
         {"llm-endpoint:bootDiskGb": "200"},
         {"llm-endpoint:provisioning": "standard"},
-        HUGGING_FACE,
+        HUB | HUGGING_FACE,
+        HUB,
     ],
     ids=lambda change: next(iter(change)).partition(":")[2],
 )
@@ -506,3 +559,73 @@ def test_outputs_are_a_contract(deploy: Deploy) -> None:
     assert outputs["baseUrl"] == "https://llm-dev.example.com/v1"
     assert outputs["model"] == "Qwen/Qwen3-4B"
     assert outputs["contextLength"] == 8192
+
+
+# --- the platform cloud-run ---------------------------------------------------------------------
+
+
+def test_a_gpu_service_has_no_public_way_in(deploy: Deploy) -> None:
+    """Only this project's own networks reach it, and no subnet of the stack holds it back."""
+    service = deploy("cloud-run").one("Service", package="cloudrunv2").inputs
+
+    assert service["ingress"] == "INGRESS_TRAFFIC_INTERNAL_ONLY"
+    assert "vpcAccess" not in service["template"]
+
+
+def test_the_connector_leads_to_the_service_and_runs_nothing_else(deploy: Deploy) -> None:
+    """It has no GPU and no address; the tunnel sends the name that Google's front end knows."""
+    deployment = deploy("cloud-run")
+    template = deployment.one("RegionInstanceTemplate").inputs
+    (*rules, _) = deployment.one("ZeroTrustTunnelCloudflaredConfig").inputs["config"]["ingresses"]
+
+    assert template["machineType"] == "e2-micro"
+    assert "guestAccelerators" not in template
+    assert not any(key.startswith("engine-") for key in template["metadata"])
+    assert not any("accessConfigs" in nic for nic in template["networkInterfaces"])
+    for rule in rules:
+        assert rule["service"] == "https://" + rule["originRequest"]["httpHostHeader"]
+        assert rule["originRequest"]["access"]["required"]
+
+
+def test_a_gpu_instance_is_what_cloud_run_demands(deploy: Deploy) -> None:
+    """CPU and memory for the GPU, billed by the instance, minimum and maximum spelt out."""
+    template = deploy("cloud-run").one("Service", package="cloudrunv2").inputs["template"]
+    (container,) = template["containers"]
+
+    assert container["resources"]["limits"] == {"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "1"}
+    assert container["resources"]["cpuIdle"] is False
+    assert template["gpuZonalRedundancyDisabled"] is True
+    assert template["scaling"] == {"minInstanceCount": 0, "maxInstanceCount": 1}
+    assert template["executionEnvironment"] == "EXECUTION_ENVIRONMENT_GEN2"
+    assert container["startupProbe"]["timeoutSeconds"] < container["startupProbe"]["periodSeconds"]
+
+
+def test_a_protected_service_refuses_to_be_deleted(deploy: Deploy) -> None:
+    """Google's own protection is on only where the stack asks for it: else destroy would fail."""
+    on = deploy("cloud-run", {"llm-endpoint:protect": "true"})
+
+    assert on.one("Service", package="cloudrunv2").inputs["deletionProtection"] is True
+    off = deploy("cloud-run").one("Service", package="cloudrunv2").inputs
+    assert off["deletionProtection"] is False
+    assert deploy("cloud-run").one("Job").inputs["deletionProtection"] is False
+
+
+def test_both_platforms_hand_on_the_same_outputs(deploy: Deploy) -> None:
+    """Who consumes an endpoint need not know what it runs on."""
+    assert deploy("cloud-run").outputs.keys() == deploy("dev").outputs.keys()
+
+
+def test_an_instance_gets_as_long_to_start_as_its_model_needs(deploy: Deploy) -> None:
+    """A broken small model is noticed soon; an unknown one gets all that Cloud Run allows."""
+
+    def budget(changes: dict[str, str]) -> int:
+        service = deploy("cloud-run", changes).one("Service", package="cloudrunv2")
+        probe = service.inputs["template"]["containers"][0]["startupProbe"]
+        return probe["periodSeconds"] * probe["failureThreshold"]
+
+    small = budget({"llm-endpoint:model": "Qwen/Qwen3-0.6B"})
+    larger = budget({"llm-endpoint:model": "Qwen/Qwen3-8B"})
+    from_the_hub = budget({"llm-endpoint:model": "Qwen/Qwen3-8B", "llm-endpoint:weights": "hub"})
+    unknown = budget({"llm-endpoint:model": "our-team/our-own-model"})
+
+    assert 240 < small < larger < from_the_hub < unknown == 1800

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from pulumi.runtime.rpc import UNKNOWN
 
 from rehearsal.errors import CloudError
-from rehearsal.providers import cloudflare, google, schema
+from rehearsal.providers import cloudflare, google, schema, storage
 from rehearsal.providers.cloudflare import Cloudflare
 from rehearsal.providers.google import Google
 from rehearsal.providers.resource import Operation, Package
@@ -20,7 +21,8 @@ from rehearsal.world import Accounts, World
 
 PROJECT, NUMBER, REGION = "a-project", "104042781755", "us-central1"
 ACCOUNT, ZONE = "a" * 32, "b" * 32
-SOURCE = {"sourceImage": "projects/deeplearning-platform-release/global/images/family/x"}
+FAMILIES = "projects/{}/global/images/family/{}"
+SOURCE = {"sourceImage": FAMILIES.format("deeplearning-platform-release", "common-cu129-ubuntu")}
 SPOT = {
     "provisioningModel": "SPOT",
     "preemptible": True,
@@ -332,6 +334,26 @@ def test_a_template_that_no_vm_could_have_is_refused(gcp: Cloud, scheduling: Bod
 
 
 @pytest.mark.parametrize(
+    ("project", "family", "found"),
+    [
+        ("cos-cloud", "cos-stable", True),
+        ("cos-cloud", "cos-121-lts", True),
+        (PROJECT, "a-baked-one", True),
+        ("cos-cloud", "cos-latest", False),
+        ("nobody", "cos-stable", False),
+    ],
+)
+def test_a_boot_image_must_be_one_of_its_family(gcp: Cloud, project: str, family: str, found: bool):
+    """The plugin looks it up; one of the project's own is taken at its word."""
+    disks = [{"sourceImage": FAMILIES.format(project, family)}]
+    if found:
+        assert template(gcp, disks=disks)["disks"] == disks
+    else:
+        with pytest.raises(ValueError, match=f"Could not find image or family {family}"):
+            template(gcp, disks=disks)
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"maxSurgeFixed": 1}, "has to be either 0 or at least equal to the number of zones"),
@@ -451,6 +473,98 @@ def test_a_protected_secret_stays(gcp: Cloud):
 
     with pytest.raises(ValueError, match="deletion_protection=false"):
         gcp.delete(google.SECRET, secret)
+
+
+def bucket(gcp: Cloud, **more: Any) -> Body:
+    inputs: Body = {"location": "us-central1", "publicAccessPrevention": "enforced"}
+    return gcp.create(storage.BUCKET, "weights", **(inputs | more))
+
+
+def test_a_bucket_is_named_by_pulumi_and_answers_as_the_plugin_has_it(gcp: Cloud):
+    """Names are shared by the whole world, so Pulumi draws one; the location comes in capitals."""
+    made = bucket(gcp)
+
+    assert re.fullmatch(r"weights-[0-9a-f]{7}", made["name"])
+    assert made["id"] == made["name"]
+    assert made["location"] == "US-CENTRAL1"
+    assert made["url"] == f"gs://{made['name']}"
+    assert made["selfLink"] == f"https://www.googleapis.com/storage/v1/b/{made['name']}"
+    assert made["projectNumber"] == int(NUMBER)
+    assert made["softDeletePolicy"] == {"retentionDurationSeconds": 604800}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"name": "Weights"}, "doesn't match regexp"),
+        ({"publicAccessPrevention": "yes"}, "expected publicAccessPrevention to be one of"),
+        ({"location": "us-central9"}, "The specified location constraint is not valid."),
+    ],
+)
+def test_an_impossible_bucket_is_refused(gcp: Cloud, inputs: Body, said: str):
+    """By the plugin at preview, or by the service."""
+    with pytest.raises((ValueError, CloudError), match=said):
+        bucket(gcp, **inputs)
+
+
+def test_a_bucket_with_objects_is_deleted_only_when_told_to(gcp: Cloud):
+    """As the plugin has it; with `forceDestroy` everything in it goes, and who may use it."""
+    full = bucket(gcp, name="full-of-weights")
+    declared = gcp.create(
+        storage.OBJECT, "o", bucket=full["name"], name="a/config.json", content="{}"
+    )
+    role = {"bucket": full["name"], "role": "roles/storage.objectViewer", "member": "user:a@b.c"}
+    binding = gcp.create(storage.MEMBER, "m", **role)
+    assert declared["id"] == "full-of-weights-a/config.json"
+    assert declared["md5hexhash"] == "99914b932bd37a50b983c5e7c90ae93b"
+    assert binding["id"] == "b/full-of-weights/roles/storage.objectViewer/user:a@b.c"
+
+    with pytest.raises(ValueError, match=r"containing objects without `force_destroy` set to true"):
+        gcp.delete(storage.BUCKET, full)
+    forced = gcp.update(
+        storage.BUCKET,
+        "weights",
+        full,
+        name=full["name"],
+        location="us-central1",
+        forceDestroy=True,
+    )
+    gcp.delete(storage.BUCKET, forced)
+
+    left = [id for token, id, _ in gcp.world.store.everything() if "storage" in token]
+    assert left == []
+    assert not any((gcp.world.directory / "buckets").iterdir())
+
+
+def test_a_declared_object_has_its_bytes(gcp: Cloud):
+    """Content comes, changes and goes with the resource that declares it."""
+    made = bucket(gcp)
+    path = gcp.world.directory / "buckets" / made["name"] / "a" / "note"
+    about = {"bucket": made["name"], "name": "a/note"}
+    first = gcp.create(storage.OBJECT, "o", content="one", **about)
+    assert path.read_text() == "one"
+
+    second = gcp.update(storage.OBJECT, "o", first, content="two", **about)
+    assert path.read_text() == "two"
+    assert second["md5hash"] != first["md5hash"]
+
+    gcp.delete(storage.OBJECT, second)
+    assert not path.parent.exists()
+    assert path.parent.parent.is_dir()
+
+
+def test_nobody_lets_everybody_into_a_private_bucket(gcp: Cloud):
+    """Public access prevention stands above roles."""
+    made = bucket(gcp)
+
+    with pytest.raises(CloudError, match="public access prevention is enforced"):
+        gcp.create(
+            storage.MEMBER,
+            "m",
+            bucket=made["name"],
+            role="roles/storage.objectViewer",
+            member="allUsers",
+        )
 
 
 def test_an_api_stays_enabled(gcp: Cloud):

@@ -17,7 +17,7 @@ from tests.project import Project
 PROGRAM = """
 import pulumi
 from pulumi_command import local
-from pulumi_gcp import compute, projects, secretmanager
+from pulumi_gcp import compute, projects, secretmanager, storage
 
 config = pulumi.Config()
 apis = pulumi.ResourceOptions(
@@ -40,6 +40,13 @@ template = compute.RegionInstanceTemplate(
     metadata={"note": config.require_secret("planted")},
     scheduling={"on_host_maintenance": "TERMINATE"},
 )
+bucket = storage.Bucket(
+    "bucket", location="us-central1", public_access_prevention="enforced", force_destroy=True
+)
+storage.BucketIAMMember(
+    "reader", bucket=bucket.name, role="roles/storage.objectViewer", member="user:a@example.com"
+)
+storage.BucketObject("object", bucket=bucket.name, name="folder/object", content="some text")
 command = local.Command("command", create="echo ran", environment={"ID": subnet.id})
 pulumi.export("printed", command.stdout)
 """
@@ -114,22 +121,22 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 @pytest.mark.rehearsal
 def test_the_engine_is_at_home(stack: Stack):
     """Up, up again, refresh, a change, a loss, and destroy do what they do in life."""
-    assert stack.summary("up") == {"create": 9}
-    assert stack.summary("up") == {"same": 9}
-    assert stack.summary("refresh", "--preview-only") == {"same": 9}
+    assert stack.summary("up") == {"create": 12}
+    assert stack.summary("up") == {"same": 12}
+    assert stack.summary("refresh", "--preview-only") == {"same": 12}
     assert "a planted secret" not in stack.pulumi("stack", "export")
     assert stack.pulumi("stack", "output", "printed") == "ran\n"
 
     stack.pulumi("config", "set", "machine", "g2-standard-8")
-    assert stack.summary("up") == {"same": 8, "replace": 1}
+    assert stack.summary("up") == {"same": 11, "replace": 1}
 
     world = stack.cloud()
     [template] = world.store.all(google.TEMPLATE)
     world.store.delete(google.TEMPLATE, template)
-    assert stack.summary("refresh") == {"same": 8, "delete": 1}
-    assert stack.summary("up") == {"same": 8, "create": 1}
+    assert stack.summary("refresh") == {"same": 11, "delete": 1}
+    assert stack.summary("up") == {"same": 11, "create": 1}
 
-    assert stack.summary("destroy") == {"delete": 9}
+    assert stack.summary("destroy") == {"delete": 12}
     assert {type for type, _, _ in world.store.everything()} == {google.SERVICE}
     world.store.close()
 

@@ -104,7 +104,7 @@ def test_every_flag_of_the_rehearsal_is_there(
 
 def test_every_script_is_there() -> None:
     """Scripts that a page names exist, and the README names them all."""
-    present = {path.name for path in (ROOT / "scripts").iterdir() if path.is_file()}
+    present = {it.name for it in (ROOT / "scripts").iterdir() if it.name != "__pycache__"}
     said = {
         name
         for page in PAGES

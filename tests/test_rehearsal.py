@@ -133,12 +133,14 @@ def written(files: list[Path], content: bytes) -> Generator[None]:
             file.unlink(missing_ok=True)
 
 
-def test_another_team_takes_the_endpoint_by_stack_reference(session: Session) -> None:
-    """Its app's base URL, model, client id and secret land in its own Secret Manager."""
-    session.prepare_consumer("dev")
-    session.must(session.pulumi("up", "--yes", "--skip-preview", stack="dev", project=CONSUMER))
-    held(checks.consumer_has_it(checks.Endpoint(session, "dev")))
-    session.must(session.pulumi("destroy", "--yes", stack="dev", project=CONSUMER))
+@pytest.mark.parametrize("stack", ["dev", "prod"])
+def test_another_team_takes_the_endpoint_by_stack_reference(session: Session, stack: str) -> None:
+    """Base URL, model, client id and secret land in its Secret Manager, one set an endpoint."""
+    session.prepare_consumer(stack)
+    session.must(session.pulumi("up", "--yes", "--skip-preview", stack=stack, project=CONSUMER))
+    endpoint = checks.Endpoint(session, stack)
+    assert endpoint.credentials
+    held(checks.consumer_has_it(endpoint, endpoint.credentials))
 
 
 def test_a_new_consumer_gets_a_token_and_no_machine_is_touched(session: Session) -> None:
@@ -167,7 +169,7 @@ def asking(endpoint: checks.Endpoint) -> Generator[list[int]]:
     The list has the statuses of the answers, each as often as it was another than before.
     """
     question = {key: it for key, it in endpoint.question.items() if key != "model"}
-    headers = endpoint.credentials.headers
+    headers = endpoint.headers
     statuses: list[int] = []
     enough = threading.Event()
 
@@ -240,10 +242,26 @@ def test_stack_output_shows_no_secret_unless_asked(session: Session) -> None:
     assert shown["baseUrl"].startswith("https://")
 
 
+def test_an_endpoint_for_people_alone_is_rehearsed_as_one_of_them(session: Session) -> None:
+    """Without a consumer, somebody who logs in is answered, and strangers are refused."""
+    session.must(session.pulumi("config", "rm", "consumers", stack="dev"))
+    person = ("llm-endpoint:allowedEmails[0]", "somebody@example.org")
+    session.must(session.pulumi("config", "set", "--path", *person, stack="dev"))
+    session.must(session.pulumi("up", "--yes", "--skip-preview", stack="dev"))
+
+    endpoint = checks.Endpoint(session, "dev")
+    assert endpoint.credentials is None
+    held(checks.answers(endpoint))
+    held(checks.refusals(endpoint))
+
+
 def test_taking_one_stack_down_leaves_the_other_answering_and_nothing_else(
     session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--down` takes dev in one run, half-lifted protection and all; prod does not notice."""
+    """`--down` takes dev and its consumer in one run, half-lifted protection and all.
+
+    prod and its consumer do not notice.
+    """
     (record,) = [it for it in resources(session, "dev") if it.endswith("::llm-dev-dns")]
     session.must(session.pulumi("state", "protect", "--yes", record, stack="dev"))
     monkeypatch.setattr(homes, "kept", lambda: nullcontext(session.home))
@@ -260,7 +278,7 @@ def test_taking_one_stack_down_leaves_the_other_answering_and_nothing_else(
 def test_a_protected_stack_is_destroyed_only_after_lifting_its_protection(
     session: Session,
 ) -> None:
-    """prod refuses, stays whole, and goes once `protect` is off: then both clouds are empty."""
+    """prod refuses, stays whole, and goes once `protect` is off."""
     refused = session.pulumi("destroy", "--yes", stack="prod")
     assert not refused.ok
     assert "protect" in refused.stdout
@@ -272,3 +290,17 @@ def test_a_protected_stack_is_destroyed_only_after_lifting_its_protection(
 
     session.must(session.pulumi("stack", "rm", "--yes", "prod", stack="prod"))
     assert audit.leftovers(session) == []
+
+
+def test_a_consumer_whose_endpoint_was_destroyed_by_hand_is_taken_down_too(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--down` leaves nothing in either cloud, whatever was done before it."""
+    assert (session.stacks(), session.stacks(CONSUMER)) == ([], ["prod"])
+    monkeypatch.setattr(homes, "kept", lambda: nullcontext(session.home))
+    monkeypatch.setattr(homes, "LAST", session.home / "last")
+    monkeypatch.setattr(sys, "argv", ["rehearse", "--down"])
+
+    assert rehearse.take_down(Progress(), rehearse.arguments()) == 0
+    assert "Both clouds are empty." in capsys.readouterr().out
+    assert session.daemon is None

@@ -81,7 +81,7 @@ def test_an_unknown_stack_is_refused_in_one_message() -> None:
     done = subprocess.run([*COMMAND, "--stack", "nosuch"], cwd=ROOT, capture_output=True, text=True)
 
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("stacks are: dev, prod")
+    assert done.stderr.strip().endswith("stacks are: cloud-run, dev, prod")
     assert "Traceback" not in done.stderr
 
 
@@ -185,18 +185,42 @@ def test_what_the_set_up_lacks_ends_the_command(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (7, "setup: no Pulumi engine\n")
 
 
-def test_a_terminated_command_ends_its_set_up_too(tmp_path: Path) -> None:
-    """The set-up hears of it, clears up and says so."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_command_ends_its_set_up_too(tmp_path: Path, number: signal.Signals) -> None:
+    """The set-up hears of it, clears up and says so; the status is the signal's, as later on."""
     script = "trap 'echo cleared >&2; exit 143' TERM; touch begun; while :; do sleep 0.1; done"
     command = clone_with_setup(tmp_path, script)
     with subprocess.Popen([command], stderr=subprocess.PIPE, text=True) as process:
         wait_until((tmp_path / "begun").exists)
-        process.terminate()
+        process.send_signal(number)
         _, said = process.communicate(timeout=30)
 
     assert said == "cleared\n"
-    assert process.returncode == 143
+    assert process.returncode == 128 + number
     assert not processes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "Nothing half-made is left."),
+        ("--down", "still up. Go on with: ./scripts/rehearse --down"),
+        ("--down --stack dev", "still up. Go on with: ./scripts/rehearse --down --stack dev"),
+    ],
+)
+def test_an_interrupted_command_says_what_is_left(words: str, said: str) -> None:
+    """Of a rehearsal nothing; a destroy that was broken off goes on with the next one."""
+    script = (
+        "import os, signal; from rehearsal import rehearse\n"
+        "rehearse.rehearse = rehearse.take_down = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "raise SystemExit(rehearse.main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words.split()], cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert done.returncode == 130
+    assert done.stderr.endswith(f"{said}\n")
 
 
 # --- folders and locks ----------------------------------------------------------------------------

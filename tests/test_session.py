@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rehearsal import leaks
 from rehearsal.errors import RehearsalError
 from rehearsal.session import ENDPOINT, ROOT, Session
 from tests.processes import alive, wait_until
@@ -36,9 +37,89 @@ def pid_of(session: Session) -> int:
     return session.daemon["pid"]
 
 
+def test_the_persons_credentials_are_the_owners_alone(session: Session) -> None:
+    """Google's libraries find them by environment; they stay, and nobody else can read them."""
+    session.start_daemon(SPEED, outlives_us=False)
+    path = Path(session.environment("dev")["GOOGLE_APPLICATION_CREDENTIALS"])
+    before = path.read_text()
+
+    session.own("prod")
+
+    assert path.read_text() == before
+    assert '"authorized_user"' in before
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_scripts_call_google_as_the_person_in_a_rehearsals_shell(session: Session) -> None:
+    """With its environment alone, over HTTPS: who they are is known, and what there is."""
+    session.start_daemon(SPEED, outlives_us=False)
+    script = (
+        "from scripts.google_api import *\n"
+        "import requests\n"
+        "print(requests.get('https://huggingface.co/api/models/Qwen/Qwen3-8B').json()['id'])\n"
+        "call(session(), 'GET', base('storage') + '/storage/v1/b/no-such-bucket')\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=session.environment("dev"),
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.stdout == "Qwen/Qwen3-8B\n"
+    assert "GoogleError: The specified bucket does not exist. (HTTP 404)" in done.stderr
+
+
+def test_a_proxy_of_the_persons_own_is_out_of_the_way(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In both spellings, for curl, requests and the clouds themselves; and it gets no request."""
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        for name in ("https_proxy", "http_proxy", "all_proxy", "grpc_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{own.getsockname()[1]}")
+            monkeypatch.setenv(name.upper(), f"http://127.0.0.1:{own.getsockname()[1]}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.setenv(name, "huggingface.co")
+        session.start_daemon(SPEED, outlives_us=False)
+        environment = {"PATH": os.environ["PATH"], **session.environment("dev")}
+        url = "https://huggingface.co/api/models/Qwen/Qwen3-8B"
+        script = f"import requests; print(requests.get({url!r}).text)"
+        for command in (["curl", "-sS", url], [sys.executable, "-c", script]):
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            assert '"Qwen/Qwen3-8B"' in done.stdout, done.stderr
+        plain = ["curl", "-sS", "-o", "/dev/null", "-w", "%{redirect_url}", f"http{url[5:]}"]
+        done = subprocess.run(plain, env=environment, capture_output=True, text=True)
+        assert done.stdout == url
+        own.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            own.accept()
+
+    words = Path(f"/proc/{pid_of(session)}/environ").read_bytes().lower().split(b"\0")
+    assert not [word for word in words if b"_proxy=" in word]
+
+
+@pytest.mark.parametrize(
+    "leak", ["ya29." + "x_-Y" * 32, "the planted token", "Authorization: Bearer ya29." + "a" * 128]
+)
+def test_secrets_are_found_by_their_value_and_by_their_form(leak: str) -> None:
+    """Access tokens are made by the hundred, so that none is known by its value."""
+    secrets = {"a token": "the planted token"}
+    places = [("a log", f"token={leak}\n".encode()), ("the code", b'prefix = "ya29."')]
+
+    looked, found = leaks.search(places, secrets)
+
+    assert looked == 2
+    assert len(found) == 1
+    assert found[0].endswith(" in a log")
+
+
 def test_an_unknown_stack_is_named_beside_the_known_ones(session: Session) -> None:
     """The message says which stacks there are."""
-    with pytest.raises(RehearsalError, match=r"--stack nosuch: .* stacks are: dev, prod"):
+    with pytest.raises(
+        RehearsalError, match=r"--stack nosuch: .* stacks are: cloud-run, dev, prod"
+    ):
         session.own("nosuch")
 
 

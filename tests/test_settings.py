@@ -8,10 +8,11 @@ from contextvars import copy_context
 import pulumi
 import pytest
 
+from components import engine
 from components.problem import HIDDEN, key
 from components.settings import SECRETS, Settings
-from components.stack_rules import RULES
-from tests.stack_config import API_TOKEN, SECRET_KEYS, configuration, declared
+from components.stack_rules import PLATFORM_RULES, RULES
+from tests.stack_config import API_TOKEN, SECRET_KEYS, STACKS, configuration, declared
 
 T4 = {"llm-endpoint:gpu": "nvidia-tesla-t4"}
 H100 = {"llm-endpoint:gpu": "nvidia-h100-80gb"}
@@ -32,13 +33,18 @@ def refusal(changes: dict[str, str], secret: frozenset[str] = SECRET_KEYS) -> st
     return str(refused.value)
 
 
-@pytest.mark.parametrize("stack", ["dev", "prod"])
+@pytest.mark.parametrize("stack", STACKS)
 def test_the_committed_stacks_are_complete(stack: str) -> None:
-    """Pulumi.dev.yaml and Pulumi.prod.yaml work as they are, with one secret."""
+    """Each works as it is, with one secret."""
+    assert parse({}, stack).hostname.endswith(".example.com")
+
+
+@pytest.mark.parametrize("stack", ["dev", "prod"])
+def test_what_a_stack_leaves_open_comes_from_the_catalogue(stack: str) -> None:
+    """The usual machine for the GPU, and every zone of the region that has it."""
     settings = parse({}, stack)
 
-    assert settings.hostname.endswith(".example.com")
-    assert settings.machine.machine_type == settings.machine_type
+    assert settings.machine_type == "g2-standard-8"
     assert settings.zones == ("us-central1-a", "us-central1-b", "us-central1-c")
 
 
@@ -52,7 +58,9 @@ def test_the_manual_page_and_the_model_name_the_same_keys() -> None:
 
 def test_rules_compare_settings_that_exist() -> None:
     """A rule that names no setting would never be asked."""
-    for rule in RULES:
+    of_platforms = [rule for rules in PLATFORM_RULES.values() for rule in rules]
+    of_engines = [rule for name in engine.names() for rule in engine.engine(name).RULES]
+    for rule in (*RULES, *of_platforms, *of_engines):
         assert inspect.signature(rule).parameters.keys() <= Settings.model_fields.keys()
 
 
@@ -227,9 +235,81 @@ for share in ("1.5", "0", "90", "nan", "most"):
         "0.1 to 1",
         set_to("gpuMemoryUtilization", 0.92),
     )
+CLOUD_RUN = {"llm-endpoint:platform": "cloud-run", "gcp:region": "europe-west4"}
+wrong(
+    "GPU that Cloud Run lacks",
+    {"llm-endpoint:gpu": "nvidia-tesla-t4"} | CLOUD_RUN,
+    "nvidia-l4, nvidia-rtx-pro-6000",
+    set_to("gpu", "nvidia-l4"),
+)
+wrong(
+    "two GPUs on Cloud Run",
+    {"llm-endpoint:gpuCount": "2"} | CLOUD_RUN,
+    "2",
+    "1 on Cloud Run",
+    set_to("gpuCount", 1),
+)
+wrong(
+    "region without Cloud Run GPUs",
+    {"gcp:region": "us-west1", "llm-endpoint:platform": "cloud-run"},
+    "europe-west4",
+    "pulumi config set gcp:region",
+)
+wrong(
+    "instance too small for its GPU",
+    {"llm-endpoint:cpus": "2"} | CLOUD_RUN,
+    "2",
+    "4 or more with nvidia-l4",
+    set_to("cpus", 4),
+)
+wrong(
+    "too little memory for the GPU",
+    {"llm-endpoint:memoryGib": "40", "llm-endpoint:gpu": "nvidia-rtx-pro-6000"} | CLOUD_RUN,
+    "40",
+    "80 or more with nvidia-rtx-pro-6000",
+    set_to("memoryGib", 80),
+)
+wrong(
+    "more instances at least than at most",
+    {"llm-endpoint:minInstances": "2"} | CLOUD_RUN,
+    "2",
+    "at most llm-endpoint:maxInstances, which is 1",
+    set_to("maxInstances", 2),
+)
+wrong(
+    "engine that there is not",
+    {"llm-endpoint:engine": "tgi"},
+    "vllm",
+    set_to("engine", "vllm"),
+)
+wrong(
+    "weights from nowhere",
+    {"llm-endpoint:weights": "disk"},
+    "bucket, image or hub",
+    set_to("weights", "bucket"),
+)
+wrong(
+    "environment without a name",
+    {"llm-endpoint:engineEnv": '["=1"]'},
+    HIDDEN,
+    "NAME=VALUE",
+    "pulumi config set",
+)
+wrong(
+    "environment with a name twice",
+    {"llm-endpoint:engineEnv": '["A=1", "A=2"]'},
+    HIDDEN,
+    "each name once",
+    "pulumi config set",
+)
+wrong(
+    "engine too old",
+    {"llm-endpoint:engineVersion": "0.11.0"},
+    "vllm 0.32.0 or newer",
+    set_to("engineVersion", "0.33.0"),
+)
 for version in (
     "latest",
-    "0.11.0",
     "v0.33.0",
     "0.33",
     "sha256:abc",
@@ -240,7 +320,7 @@ for version in (
     wrong(
         f"engine {version}",
         {"llm-endpoint:engineVersion": version},
-        "0.32.0 or newer",
+        "a version of the engine",
         set_to("engineVersion", "0.33.0"),
     )
 wrong(
@@ -351,6 +431,7 @@ wrong(
 wrong(
     "mirror without TLS",
     {"llm-endpoint:huggingFaceEndpoint": "http://mirror.example.com"},
+    HIDDEN,
     "an https address",
     set_to("huggingFaceEndpoint", "https://huggingface.co"),
 )
@@ -453,6 +534,76 @@ for flag in ("--dtype=bfloat16", "--kv-cache-dtype=fp8", "--quantization=gpt_oss
         "something that nvidia-tesla-t4 computes",
         set_to("gpu", "nvidia-l4"),
     )
+SEVENTY = "meta-llama/Llama-3.3-70B-Instruct"
+wrong(
+    "model that is too large at any length",
+    {"llm-endpoint:model": SEVENTY},
+    "a model that fits 1 nvidia-l4; this one does not, at any length: of 20.3 GiB a GPU the"
+    " weights take 131.4",
+    f"the cheapest machine that takes it (g2-standard-96, 3.19 $/h): {set_to('gpuCount', 8)}",
+)
+wrong(
+    "model that is too large on standard terms",
+    {"llm-endpoint:model": SEVENTY, "llm-endpoint:provisioning": "standard"},
+    "at any length",
+    "(g2-standard-96, 8.00 $/h)",
+)
+wrong(
+    "model on another machine of that GPU",
+    {"llm-endpoint:model": SEVENTY, "llm-endpoint:machineType": "g2-standard-12"},
+    "a model that fits 1 nvidia-l4",
+    f"{set_to('gpuCount', 8)} && {set_to('machineType', chr(39) * 2)}",
+)
+wrong(
+    "context that does not fit",
+    {"llm-endpoint:maxModelLen": "40960", "llm-endpoint:model": "Qwen/Qwen3-8B"},
+    "40960",
+    "at most 20416, with Qwen/Qwen3-8B on 1 nvidia-l4: of 20.3 GiB a GPU the weights take 15.3",
+    f"{set_to('maxModelLen', 20416)}, or the cheapest machine that takes it"
+    f" (g2-standard-24, 0.80 $/h): {set_to('gpuCount', 2)}",
+)
+wrong(
+    "context beyond the model's",
+    {"llm-endpoint:maxModelLen": "65536"},
+    "65536",
+    "at most 40960, with Qwen/Qwen3-4B on 1 nvidia-l4: the model was made for 40960 tokens",
+    f"{set_to('maxModelLen', 40960)}, or another model: {set_to('model', 'ORGANISATION/NAME')}",
+)
+wrong(
+    "weights that cannot be split",
+    {"llm-endpoint:model": "Qwen/Qwen3-30B-A3B-FP8", "llm-endpoint:gpuCount": "4"},
+    "its 6 blocks of quantised weights cannot be split over 4 GPUs",
+    set_to("gpuCount", 2),
+)
+LARGER = "the cheapest machine that takes it"
+HUGE = {"llm-endpoint:model": "Qwen/Qwen3-235B-A22B-FP8"}
+wrong(
+    "model that needs another GPU",
+    HUGE,
+    "at any length",
+    f"{LARGER} (a2-ultragpu-4g, 10.06 $/h): {set_to('gpu', 'nvidia-a100-80gb')}"
+    f" && {set_to('gpuCount', 4)}",
+)
+wrong(
+    "model that only another region's GPUs take",
+    HUGE | {"gcp:region": "europe-west6"},
+    "at any length",
+    f"{LARGER} (a2-ultragpu-4g, 10.06 $/h): {set_to('gpu', 'nvidia-a100-80gb')}"
+    f" && {set_to('gpuCount', 4)} && pulumi config set gcp:region europe-west4",
+)
+wrong(
+    "model that only GPUs on other terms take",
+    HUGE | {"llm-endpoint:provisioning": "standard", "gcp:region": "europe-west3"},
+    "at any length",
+    f"{LARGER} (a3-highgpu-4g): {set_to('gpu', 'nvidia-h100-80gb')}"
+    f" && {set_to('gpuCount', 4)} && {set_to('provisioning', 'spot')}",
+)
+wrong(
+    "GPU with too small a share of its memory",
+    {"llm-endpoint:model": "Qwen/Qwen3-8B", "llm-endpoint:gpuMemoryUtilization": "0.7"},
+    "of 15.4 GiB a GPU",
+    set_to("gpuCount", 2),
+)
 for model in ("google/gemma-3-4b-it", "openai/gpt-oss-20b", "nvidia/Qwen3-8B-FP8"):
     wrong(
         f"T4 with {model}",
@@ -503,6 +654,20 @@ def test_the_command_that_a_refusal_gives_is_a_remedy(mistake: str) -> None:
         parse(changes | remedy)
     except pulumi.RunError as error:
         assert f"  {name}" not in str(error)  # noqa: PT017 (another problem may have come up)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [name for name, words in WRONG.items() if "the cheapest machine that takes it" in words[-1]],
+)
+def test_the_machine_that_a_refusal_names_takes_the_model(mistake: str) -> None:
+    """Whoever runs all of its commands has a stack that works, the asked length included."""
+    changes, name, *_ = WRONG[mistake]
+    _, machine, commands = block(refusal(changes), name).partition("the cheapest machine")
+    remedies = {found[1]: found[3].strip("'") for found in COMMAND.finditer(commands)}
+
+    assert machine
+    assert parse(changes | remedies)
 
 
 def test_every_problem_is_listed_at_once() -> None:
@@ -603,12 +768,37 @@ def test_a_setting_that_is_encrypted_is_refused() -> None:
         {ARGS: '["--max-num-seqs", "64", "--enforce-eager", "-q", "fp8", "-O3"]'},
         {ARGS: '["--compilation-config.mode=3", "--limit_mm_per_prompt.image", "2"]'},
         {ARGS: '["--lora-modules", "a=x/y", "b=x/z", "--enable-lora"]'},
+        # Whether these fit, the program cannot tell, or not for certain.
+        {"llm-endpoint:model": "somebody/unheard-of-70B"},
+        {"llm-endpoint:model": SEVENTY, ARGS: '["--cpu-offload-gb=130"]'},
+        {"llm-endpoint:model": "Qwen/Qwen3-14B", ARGS: '["--quantization=fp8"]'},
+        {"llm-endpoint:model": "Qwen/Qwen3-8B", "llm-endpoint:maxModelLen": "24000"},
+        {"llm-endpoint:maxModelLen": "65536", ARGS: '["--hf-overrides={}"]'},
+        {
+            "llm-endpoint:model": "Qwen/Qwen3-30B-A3B-FP8",
+            "llm-endpoint:gpuCount": "4",
+            ARGS: '["--enable-expert-parallel"]',
+        },
+        # These fit, thanks to a flag.
+        {
+            "llm-endpoint:model": "Qwen/Qwen3-8B",
+            "llm-endpoint:maxModelLen": "40960",
+            ARGS: '["--kv-cache-dtype=fp8", "--max-num-seqs=32"]',
+        },
     ],
     ids=str,
 )
 def test_what_works_is_not_refused(changes: dict[str, str]) -> None:
     """A rule that refuses what the services take would be a defect."""
     assert parse(changes)
+
+
+def test_one_mistake_is_told_once() -> None:
+    """A model that the GPU does not compute does not fit it either; one of the two is said."""
+    assert refusal({"llm-endpoint:model": "openai/gpt-oss-20b"} | T4).count("expected:") == 1
+    assert (
+        refusal({"llm-endpoint:model": SEVENTY, "llm-endpoint:gpuCount": "3"}).count("next:") == 1
+    )
 
 
 def test_gaps_are_filled_from_the_catalogue() -> None:

@@ -1,5 +1,6 @@
 """What each committed stack declares, to be reviewed in the diff."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,23 @@ import yaml
 
 from tests.conftest import ROOT, Deploy, Deployment, mapped
 from tests.conftest import deploy as run_program
+from tests.stack_config import STACKS
 
 INVENTORIES = Path(__file__).parent / "inventories"
 
 
+def revisions(deployment: Deployment) -> set[str]:
+    """The digests by which machines and instances are told apart."""
+    texts = [str(dict(resource.inputs)) for resource in deployment.resources]
+    return {found for text in texts for found in re.findall(r"\b[0-9a-f]{12}\b", text)}
+
+
 def inventory(deployment: Deployment) -> dict[str, Any]:
-    """Everything declared, and the names of what is handed on; the startup script by its name."""
-    (template,) = deployment.of("RegionInstanceTemplate")
+    """Everything declared, and the names of what is handed on; scripts by their names."""
     stand_ins = {
-        (ROOT / "scripts" / "startup.sh").read_text(): "(scripts/startup.sh)",
-        template.inputs["metadata"]["revision"]: "(revision)",
-    }
+        (ROOT / "scripts" / name).read_text(): f"(scripts/{name})"
+        for name in ("startup.sh", "download_weights.py")
+    } | dict.fromkeys(revisions(deployment), "(revision)")
 
     def shortened(value: Any) -> Any:
         for text, name in stand_ins.items():
@@ -35,7 +42,7 @@ def inventory(deployment: Deployment) -> dict[str, Any]:
     return listed
 
 
-@pytest.mark.parametrize("stack", ["dev", "prod"])
+@pytest.mark.parametrize("stack", STACKS)
 def test_a_stack_declares_its_inventory(
     deploy: Deploy, stack: str, request: pytest.FixtureRequest
 ) -> None:
@@ -50,7 +57,7 @@ def test_a_stack_declares_its_inventory(
     )
 
 
-@pytest.mark.parametrize("stack", ["dev", "prod"])
+@pytest.mark.parametrize("stack", STACKS)
 def test_the_same_configuration_declares_the_same(stack: str) -> None:
     """A second run finds nothing to do, because the program leaves nothing to chance."""
     assert inventory(run_program(stack)) == inventory(run_program(stack))

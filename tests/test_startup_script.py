@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest import ACCESS_TOKEN, CLOUDFLARED, ENGINE, REGISTRY, SECRETS, STARTUP_SCRIPT, Guest
+from tests.guest import (
+    ACCESS_TOKEN,
+    CLOUDFLARED,
+    ENGINE,
+    REGISTRY,
+    SECRETS,
+    STARTUP_SCRIPT,
+    STORAGE,
+    Guest,
+)
 
 pytestmark = pytest.mark.rehearsal
 
@@ -332,10 +341,51 @@ def test_a_role_that_is_still_spreading_is_waited_for(guest: Guest) -> None:
     assert engines(guest) == [["Qwen/Qwen3-4B", "--serve"]]
 
 
+STORE = {
+    "blobs/sha256-0a1b": b"a layer",
+    "blobs/sha256-2c3d": b"another",
+    "manifests/registry.ollama.ai/library/qwen3/8b": b"{}",
+}
+
+
+def test_staged_weights_lie_where_the_engine_looks(guest: Guest) -> None:
+    """The bucket's content is on the disk before the engine starts, every file whole, once."""
+    guest.cloud.metadata["weights-bucket"] = "weights"
+    guest.cloud.objects = dict(STORE)
+    guest.cloud.refusals = {STORAGE: [503, 403]}
+    up(guest.boot())
+
+    (found,) = (it["weights"] for it in guest.containers() if it["weights"])
+    assert found == sorted(STORE)
+    assert "another" in guest.sh("cat /var/lib/llm-endpoint/weights/blobs/sha256-2c3d")
+    assert "phase=weights" in guest.console
+    assert ACCESS_TOKEN not in guest.sh("cat /run/llm-endpoint/weights-* 2>&1")
+
+    guest.cloud.requests.clear()
+    guest.sh(AGAIN)
+    assert not [it for it in guest.cloud.requests if "blobs" in it], "fetched a second time"
+
+
+def test_a_machine_without_an_engine_only_connects_the_tunnel(guest: Guest) -> None:
+    """It waits for nothing, needs no GPU, and tells Google's health checks whether it leads on."""
+    engine = [key for key in guest.cloud.metadata if key.startswith(("engine-", "hugging-"))]
+    for key in engine:
+        del guest.cloud.metadata[key]
+    guest.remove_gpu()
+    guest.boot()
+    guest.until(STARTED)
+    guest.wait_for(lambda: len(guest.containers()) == 1, "the tunnel's container")
+
+    (tunnel,) = guest.containers()
+    assert "--metrics=0.0.0.0:20241" in tunnel["arguments"]
+    assert tunnel["secret"] == [hashed(TUNNEL_TOKEN)]
+    assert "inactive" in guest.sh("systemctl is-active llm-endpoint-engine")
+
+
 MISTAKES = {
     "missing key": (
-        {"engine-image": None},
-        "instance metadata has no 'engine-image'",
+        {"engine-args": None},
+        "instance metadata has no 'engine-args'",
         "run it again",
     ),
     "port": ({"engine-port": "80; reboot"}, "'engine-port' is '80; reboot'", "a whole number"),

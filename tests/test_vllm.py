@@ -4,20 +4,28 @@ import re
 
 import pytest
 
-from components import vllm, vllm_flags
+from components import vllm_flags
+from components.engine import TOKEN_FILE, EngineContainer, Probe
+from components.engines import vllm
 from components.settings import Settings
 from tests.stack_config import SECRET_KEYS, configuration
 
 
 def container(
     changes: dict[str, str] | None = None, stack: str = "dev", *, token: bool = False
-) -> vllm.EngineContainer:
+) -> EngineContainer:
     """The container of a committed stack with changes."""
     settings = Settings.parse(configuration(stack, changes), SECRET_KEYS)
-    return vllm.container(settings, revision="r1", token=token)
+    weights = {"bucket": "gs://weights", "image": "registry/image@sha256:1", "hub": ""}
+    return vllm.container(
+        settings, "registry/hub", weights[settings.weights], revision="r1", token=token
+    )
 
 
-def flags(engine: vllm.EngineContainer) -> dict[str, object]:
+HUB = {"llm-endpoint:weights": "hub"}
+
+
+def flags(engine: EngineContainer) -> dict[str, object]:
     """What vLLM understands of the container's arguments; the last value of each flag."""
     model, *args = engine.args
     assert not model.startswith("-")
@@ -38,7 +46,8 @@ def test_vllm_has_every_flag_that_the_program_sets(stack: str) -> None:
 def test_the_model_is_served_as_configured() -> None:
     """Model, revision, context length, memory share and number of GPUs reach vLLM."""
     engine = container(
-        {
+        HUB
+        | {
             "llm-endpoint:modelRevision": "abc123",
             "llm-endpoint:maxModelLen": "4096",
             "llm-endpoint:gpuCount": "2",
@@ -58,9 +67,50 @@ def test_the_model_is_served_as_configured() -> None:
     )
 
 
+def test_staged_weights_are_streamed_from_their_bucket() -> None:
+    """vLLM reads the bucket itself, asks the hub for nothing, and keeps the model's name."""
+    engine = container({"llm-endpoint:gpuCount": "2"}, token=True)
+
+    assert engine.args[0] == "gs://weights"
+    assert flags(engine)["--load-format"] == "runai_streamer"
+    assert flags(engine)["--served-model-name"] == "Qwen/Qwen3-4B"
+    assert flags(engine)["--model-loader-extra-config"] == {"distributed": True}
+    assert "--model-loader-extra-config" not in flags(container())
+    assert engine.env["HF_HUB_OFFLINE"] == "1"
+    assert "HF_TOKEN_PATH" not in engine.env
+
+
+def test_an_image_with_the_weights_in_it_is_run_as_it_is() -> None:
+    """The stack's own image, and no hub."""
+    engine = container({"llm-endpoint:weights": "image"})
+
+    assert engine.image == "registry/image@sha256:1"
+    assert engine.args[0] == "Qwen/Qwen3-4B"
+    assert engine.env["HF_HUB_OFFLINE"] == "1"
+
+
+def test_cloud_runs_old_driver_gets_the_compatibility_that_vllm_needs() -> None:
+    """Only there, only on its L4; and the stack has the last word."""
+    on_cloud_run = {"llm-endpoint:platform": "cloud-run", "gcp:region": "europe-west4"}
+    variable = "VLLM_ENABLE_CUDA_COMPATIBILITY"
+    newer = on_cloud_run | {"llm-endpoint:gpu": "nvidia-rtx-pro-6000"}
+    other = on_cloud_run | {"llm-endpoint:engineEnv": f'["{variable}=0"]'}
+
+    assert container(on_cloud_run).env[variable] == "1"
+    assert variable not in container(newer).env
+    assert variable not in container().env
+    assert container(other).env[variable] == "0"
+
+
+def test_an_instance_takes_as_many_requests_as_the_engine() -> None:
+    """What more comes is another instance's, not the queue's."""
+    assert container({"llm-endpoint:engineArgs": '["--max-num-seqs=8"]'}).concurrency == 8
+    assert container().concurrency == vllm.CONCURRENCY
+
+
 def test_without_a_revision_the_newest_is_taken() -> None:
     """An empty revision is not handed to vLLM."""
-    assert "--revision" not in flags(container())
+    assert "--revision" not in flags(container(HUB))
 
 
 def test_a_t4_computes_in_float16() -> None:
@@ -91,7 +141,9 @@ def test_requests_end_before_the_machine_does(provisioning: str, hours: str, not
 def test_the_new_machine_can_be_told_from_the_old() -> None:
     """Answers carry the machine's revision as system_fingerprint."""
     given = flags(container())
+    settings = Settings.parse(configuration(), SECRET_KEYS)
 
+    assert vllm.probe(settings, "r1") == Probe("Qwen/Qwen3-4B", fingerprint="r1")
     assert (given["--fingerprint-mode"], given["--fingerprint-value"]) == ("custom", "r1")
 
 
@@ -118,8 +170,8 @@ def test_a_stacks_own_flags_come_last() -> None:
 
 def test_the_token_comes_as_a_file_or_not_at_all() -> None:
     """The environment names the token's file, and only where there is a token."""
-    assert container(token=True).env["HF_TOKEN_PATH"] == vllm.TOKEN_FILE
-    assert "HF_TOKEN_PATH" not in container().env
+    assert container(HUB, token=True).env["HF_TOKEN_PATH"] == TOKEN_FILE
+    assert "HF_TOKEN_PATH" not in container(HUB).env
 
 
 def test_a_mirror_is_used() -> None:
@@ -131,8 +183,11 @@ def test_a_mirror_is_used() -> None:
 
 def test_the_image_is_pinned() -> None:
     """A version becomes a tag, a digest stays a digest."""
-    assert vllm.image("0.33.0") == "vllm/vllm-openai:v0.33.0"
-    assert vllm.image("sha256:" + "a" * 64) == "vllm/vllm-openai@sha256:" + "a" * 64
+    digest = "sha256:" + "a" * 64
+
+    assert container().image == f"registry/hub/vllm/vllm-openai:v{vllm.NEWEST}"
+    by_digest = container({"llm-endpoint:engineVersion": digest})
+    assert by_digest.image == f"registry/hub/vllm/vllm-openai@{digest}"
 
 
 def reachable(path: str) -> bool:

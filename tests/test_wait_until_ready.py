@@ -204,10 +204,12 @@ def test_it_stops_when_the_time_is_up(
         "ENDPOINT_HOSTNAME": "llm.example.com",
         "ENDPOINT_MODEL": "org/model",
         "ENDPOINT_API": "chat/completions",
+        "ENDPOINT_ANY_MACHINE": "false",
         "ENDPOINT_REVISION": "abc123",
         "CF_ACCESS_CLIENT_ID": "an-id.access",
         "CF_ACCESS_CLIENT_SECRET": "a-client-secret",
         "READY_TIMEOUT_MINUTES": "0",
+        "PLATFORM": "vm",
         "GOOGLE_PROJECT": "a-project",
         "GOOGLE_REGION": "us-central1",
         "INSTANCE_GROUP": "llm-dev-group-1a2b3c4",
@@ -253,3 +255,14 @@ def test_every_answer_that_a_stack_may_wait_for_can_be_asked_for() -> None:
     annotation = Settings.model_fields["readiness_api"].annotation
 
     assert set(get_args(annotation)) == set(wait_until_ready.REQUESTS)
+
+
+def test_under_a_manual_rollout_a_machine_with_the_old_model_will_do(endpoint: Endpoint) -> None:
+    """The new model comes when the operator replaces the machines: `up` does not wait for that."""
+    endpoint.status = 404
+    endpoint.body = {"error": {"message": "The model `org/model` does not exist.", "code": 404}}
+
+    assert QUESTION.ask() is not None
+    assert replace(QUESTION, revision="", any_machine=True).ask() is None
+    endpoint.body = "error code: 404"
+    assert replace(QUESTION, revision="", any_machine=True).ask() is not None

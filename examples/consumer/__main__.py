@@ -31,9 +31,11 @@ values = {
     "client-secret": endpoint.get_output("clientSecrets").apply(own),
 }
 
+# A team may take several endpoints under one name into one project.
+prefix = f"{consumer}-llm-{stack.rpartition('/')[2]}"
 for purpose, value in values.items():
     secret = secretmanager.Secret(
-        purpose, secret_id=f"{consumer}-llm-{purpose}", replication={"auto": {}}
+        purpose, secret_id=f"{prefix}-{purpose}", replication={"auto": {}}
     )
     secretmanager.SecretVersion(purpose, secret=secret.id, secret_data=pulumi.Output.secret(value))
     pulumi.export(purpose, secret.name)

@@ -7,7 +7,6 @@ reckoned from the model's shape.
 """
 
 import asyncio
-import json
 import os
 import sys
 import time
@@ -15,44 +14,29 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import requests
 
+from components.catalogue import Gpu
+from components.models import Model
 from components.vllm_flags import parse
-from rehearsal import figures, timeline
+from rehearsal import figures, hub
+from rehearsal.containers import vllm_weights
+from rehearsal.containers.host import FREE_SHARE, GIB, Machine
 from rehearsal.containers.vllm_server import Serving, serve
 
 VERSION = "0.33.0"
-GIB = 2**30
 
-
-class Gpu(NamedTuple):
-    """What CUDA says of a GPU."""
-
-    name: str
-    gib: float
-    capability: float
-
-
-GPUS = {
-    "nvidia-tesla-t4": Gpu("Tesla T4", 14.56, 7.5),
-    "nvidia-l4": Gpu("NVIDIA L4", 22.03, 8.9),
-    "nvidia-tesla-a100": Gpu("NVIDIA A100-SXM4-40GB", 39.39, 8.0),
-    "nvidia-a100-80gb": Gpu("NVIDIA A100-SXM4-80GB", 79.14, 8.0),
-    "nvidia-h100-80gb": Gpu("NVIDIA H100 80GB HBM3", 79.11, 9.0),
-    "nvidia-h100-mega-80gb": Gpu("NVIDIA H100 80GB HBM3", 79.11, 9.0),
-    "nvidia-h200-141gb": Gpu("NVIDIA H200", 139.72, 9.0),
-    "nvidia-b200": Gpu("NVIDIA B200", 178.35, 10.0),
-    "nvidia-rtx-pro-6000": Gpu("NVIDIA RTX PRO 6000 Blackwell Server Edition", 94.97, 12.0),
-}
-"""U: memory as `torch.cuda.mem_get_info` gives it, which is less than the data sheet says."""
 
 OVERHEAD_GIB = 1.4
-"""U: what is neither weights nor cache: CUDA context, peak activation, CUDA graphs."""
-FREE_SHARE = 0.985
-"""U: share of a GPU's memory that is free before anything runs."""
+"""What is neither weights nor cache (CUDA context, peak activation, CUDA graphs): as vLLM 0.19 and
+0.31 told of models of 8 to 26 billion weights on an A100."""
+DRIVER = 580
+"""Oldest branch of NVIDIA's driver that vLLM's image runs on as it is."""
+CUDA = {535: 12020, 550: 12040, 570: 12080}
+"""Branch of the driver -> the newest CUDA it knows, as CUDA numbers them."""
 MEMORY_HELP = "See https://docs.vllm.ai/en/latest/configuration/conserving_memory/"
 
 
@@ -78,9 +62,11 @@ class Options:
     gpu_memory_utilization: float
     max_model_len: int | None
     """None: as long as the model takes; -1: as long as fits."""
+    kv_cache_dtype: str
     enforce_eager: bool
     shutdown_timeout: int
     sse_keep_alive_interval: int
+    load_format: str
     served_names: tuple[str, ...]
     fingerprint: str | None
 
@@ -117,9 +103,11 @@ def options(arguments: list[str]) -> Options:
             tensor_parallel_size=tensor_parallel_size,
             gpu_memory_utilization=one("--gpu-memory-utilization", 0.92),
             max_model_len=one("--max-model-len", None),
+            kv_cache_dtype=one("--kv-cache-dtype", "auto"),
             enforce_eager=one("--enforce-eager", False),
             shutdown_timeout=one("--shutdown-timeout", 0),
             sse_keep_alive_interval=one("--sse-keep-alive-interval", 0),
+            load_format=one("--load-format", "auto"),
             served_names=tuple(values.get("--served-model-name", [model])),
             fingerprint=fingerprints[mode],
         )
@@ -137,80 +125,56 @@ def usage_error(message: str, *, program: str = "vllm serve") -> NoReturn:
 # --- the machine and the model --------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Machine:
-    """The simulated machine, as `machine.json` tells its stand-ins."""
-
-    speed: float
-    gpu: Gpu | None
-    count: int
-    timeline: Path | None
-    gguf: Path | None
-
-    @classmethod
-    def read(cls, path: Path) -> "Machine":
-        """The machine described in `path`; a GPU that GPUS lacks is taken from the description."""
-        told: dict[str, Any] = json.loads(path.read_text())
-        gpu: dict[str, Any] = told.get("gpu") or {}
-        gguf = os.environ.get("REHEARSAL_GGUF") or told.get("gguf")
-        return cls(
-            speed=float(told.get("speed", 1)),
-            gpu=GPUS.get(gpu["type"], Gpu(gpu["type"], gpu["memory_gib"] * 0.93, 9.0))
-            if gpu.get("count")
-            else None,
-            count=int(gpu.get("count", 0)),
-            timeline=Path(told["timeline"]) if told.get("timeline") else None,
-            gguf=Path(gguf) if gguf else None,
-        )
-
-
-@dataclass(frozen=True)
-class Model:
-    """What the hub says of the model."""
-
-    weights_gib: float
-    heads: int
-    kv_bytes_per_token: int
-    """Of the whole model, at two bytes a value."""
-    context: int
-
-
 def find_model(options: Options) -> Model:
+    """Look for the model where the options say. Raises StartError as vLLM does without it."""
+    streamed = options.model.startswith("gs://")
+    try:
+        if streamed and options.load_format != "runai_streamer":
+            raise vllm_weights.NotThereError(INVALID_MODEL.format(model=options.model))
+        if streamed:
+            vllm_weights.in_bucket(options.model)
+        elif vllm_weights.offline():
+            vllm_weights.in_cache(options.model, options.revision)
+        else:
+            return ask_hub(options)
+    except vllm_weights.NotThereError as error:
+        raise StartError(str(error)) from error
+    # The bytes that lie there are few; how many they stand for goes by the model's name.
+    known = hub.model(options.served_names[0])
+    if known is None:
+        raise StartError(INVALID_MODEL.format(model=options.served_names[0]))
+    return known
+
+
+def ask_hub(options: Options) -> Model:
     """Ask the hub for the model. Raises StartError as vLLM does when it cannot be had."""
-    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    url = f"{hub}/{options.model}/resolve/{options.revision}/config.json"
+    site = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    url = f"{site}/{options.model}/resolve/{options.revision}/config.json"
     headers = {"Authorization": f"Bearer {token}"} if (token := hub_token()) else {}
     try:
         answer = requests.get(url, headers=headers, timeout=10)
-        about = requests.get(f"{hub}/api/models/{options.model}", headers=headers, timeout=10)
+        about = requests.get(f"{site}/api/models/{options.model}", headers=headers, timeout=10)
     except requests.RequestException as error:
         cause = (
-            f"We couldn't connect to '{hub}' to load the files, and couldn't find them in the"
-            f" cached files.\n({type(error).__name__}: {urlsplit(hub).hostname})"
+            f"We couldn't connect to '{site}' to load the files, and couldn't find them in the"
+            f" cached files.\n({type(error).__name__}: {urlsplit(site).hostname})"
         )
         raise StartError(f"{cause}\n{INVALID_MODEL.format(model=options.model)}") from error
     if answer.status_code != 200:
         told = answer.headers.get("X-Error-Message", answer.reason)
         cause = (
             f"You are trying to access a gated repo.\nMake sure to have access to it at"
-            f" {hub}/{options.model}."
+            f" {site}/{options.model}."
             if answer.headers.get("X-Error-Code") == "GatedRepo"
             else f"{options.model} is not a local folder and is not a valid model identifier"
-            f" listed on '{hub}/models'\nIf this is a private repository, make sure to pass a token"
-            " having permission to this repo."
+            f" listed on '{site}/models'\nIf this is a private repository, make sure to pass a"
+            " token having permission to this repo."
         )
         raise StartError(
             f"{cause}\n{answer.status_code} Client Error. {told}\n"
             + INVALID_MODEL.format(model=options.model)
         )
-    config: dict[str, Any] = answer.json()
-    values = config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
-    return Model(
-        weights_gib=about.json()["usedStorage"] / GIB,
-        heads=config["num_attention_heads"],
-        kv_bytes_per_token=2 * 2 * values,
-        context=config["max_position_embeddings"],
-    )
+    return Model.from_config(options.model, answer.json(), about.json()["usedStorage"])
 
 
 INVALID_MODEL = (
@@ -244,11 +208,22 @@ def check(options: Options, machine: Machine, model: Model) -> Gpu:
             " `VLLM_LOGGING_LEVEL=DEBUG` to turn on verbose logging to help debug the issue.",
             kind="RuntimeError",
         )
+    # https://docs.vllm.ai/en/latest/getting_started/installation/gpu/: the image has CUDA 13, and
+    # the libraries that let data-centre GPUs run it on an older driver.
+    if machine.driver < DRIVER and os.environ.get("VLLM_ENABLE_CUDA_COMPATIBILITY") != "1":
+        raise StartError(
+            f"The NVIDIA driver on your system is too old (found version {CUDA[machine.driver]})."
+            " Please update your GPU driver by downloading and installing a new version from the"
+            " URL: http://www.nvidia.com/Download/index.aspx",
+            kind="RuntimeError",
+            engine=True,
+        )
+    capability = ".".join(map(str, machine.gpu.compute_capability))
     # With `auto`, vLLM falls back to float16 by itself.
-    if options.dtype == "bfloat16" and machine.gpu.capability < 8:
+    if options.dtype == "bfloat16" and machine.gpu.compute_capability < (8, 0):
         raise StartError(
             "Bfloat16 is only supported on GPUs with compute capability of at least 8.0. "
-            f"Your {machine.gpu.name} GPU has compute capability {machine.gpu.capability}. "
+            f"Your {machine.gpu.product} GPU has compute capability {capability}. "
             "You can use float16 instead by explicitly setting the `dtype` flag in CLI, for "
             "example: --dtype=half."
         )
@@ -280,18 +255,18 @@ def fit(options: Options, gpu: Gpu, model: Model) -> int:
     """The context length in tokens. Raises StartError when weights and cache do not fit a GPU."""
     length = options.max_model_len or model.context
     share = options.gpu_memory_utilization
-    free, wanted = gpu.gib * FREE_SHARE, gpu.gib * share
+    free, wanted = gpu.usable_gib * FREE_SHARE, gpu.usable_gib * share
     if free < wanted:
         raise StartError(
-            f"Free memory on device cuda:0 ({free:.2f}/{gpu.gib:.2f} GiB) on startup is less than "
-            f"desired GPU memory utilization ({share}, {wanted:.2f} GiB). Decrease GPU memory "
-            "utilization or reduce GPU memory used by other processes.",
+            f"Free memory on device cuda:0 ({free:.2f}/{gpu.usable_gib:.2f} GiB) on startup is"
+            f" less than desired GPU memory utilization ({share}, {wanted:.2f} GiB). Decrease GPU"
+            " memory utilization or reduce GPU memory used by other processes.",
             engine=True,
         )
-    weights = model.weights_gib / options.tensor_parallel_size
+    weights = model.weights / GIB / options.tensor_parallel_size
     if weights > free:
         raise StartError(
-            f"CUDA out of memory. GPU 0 has a total capacity of {gpu.gib:.2f} GiB of which"
+            f"CUDA out of memory. GPU 0 has a total capacity of {gpu.usable_gib:.2f} GiB of which"
             f" {max(free - weights, 0):.2f} GiB is free."
             " (Failed to load model - not enough GPU memory. Try lowering --gpu-memory-utilization"
             " to free memory for weights, increasing --tensor-parallel-size, or using"
@@ -308,7 +283,11 @@ def fit(options: Options, gpu: Gpu, model: Model) -> int:
             f" backend, despite its name). {MEMORY_HELP} for more details.",
             engine=True,
         )
-    per_token = model.kv_bytes_per_token / options.tensor_parallel_size
+    full = model.full
+    number = 1 if options.kv_cache_dtype.startswith("fp8") else 2
+    # What windows and recurrent state keep does not grow with the context.
+    values = full.layers * full.heads * full.values if full else 0
+    per_token = max(1.0, number * values / options.tensor_parallel_size)
     tokens = int(cache * GIB / per_token)
     if length == -1:
         length = min(model.context, tokens)
@@ -341,9 +320,10 @@ def log(message: str, *, level: str = "INFO", process: str = "APIServer") -> Non
 
 def load(options: Options, machine: Machine, model: Model) -> None:
     """Let the time pass that downloading and loading take in life."""
-    gb = model.weights_gib * GIB / 1e9
+    gb = model.weights / 1e9
     cached = hub_home() / "hub" / f"models--{options.model.replace('/', '--')}" / "refs"
-    download = 0.0 if (cached / options.revision).exists() else gb
+    staged = options.model.startswith("gs://") or vllm_weights.offline()
+    download = 0.0 if staged or (cached / options.revision).exists() else gb
     log(f"Starting to load model {options.model}...", process="EngineCore")
     took = take(machine, "weights download", download * figures.seconds("weights download, 1 GB"))
     if download:
@@ -355,7 +335,8 @@ def load(options: Options, machine: Machine, model: Model) -> None:
         cached.mkdir(parents=True, exist_ok=True)
         (cached / options.revision).touch()
     share = gb / options.tensor_parallel_size
-    took = take(machine, "weights load", share * figures.seconds("weights load, 1 GB"))
+    way = "weights stream" if options.model.startswith("gs://") else "weights load"
+    took = take(machine, way, share * figures.seconds(f"{way}, 1 GB"))
     log(
         f"Model loading took {share * 1e9 / GIB:.2f} GiB memory and {took:.6f} seconds",
         process="EngineCore",
@@ -375,11 +356,8 @@ def warm_up(options: Options, machine: Machine) -> None:
 def take(machine: Machine, name: str, life: float) -> float:
     """Sleep for `life` seconds of cloud time; returns `life`. Nothing passes for nothing."""
     if life:
-        start = time.time()
-        time.sleep(life / machine.speed)
-        if machine.timeline:
-            event = timeline.Event(name, start, time.time(), life)
-            timeline.record(machine.timeline, event)
+        with machine.span(name, life):
+            time.sleep(life / machine.speed)
     return life
 
 
@@ -402,7 +380,7 @@ def fail(error: StartError) -> NoReturn:
 def main(arguments: Iterable[str]) -> None:
     """`vllm serve ARGUMENTS`, until SIGTERM."""
     chosen = options(list(arguments))
-    machine = Machine.read(Path(os.environ.get("REHEARSAL_MACHINE", "/run/rehearsal/machine.json")))
+    machine = Machine.read()
     log(f"vLLM server version {VERSION}, serving model {chosen.model}")
     try:
         take(machine, "vLLM start", figures.seconds("vLLM start"))

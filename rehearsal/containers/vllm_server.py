@@ -4,29 +4,23 @@ The OpenAI API is llama.cpp's (chat, completions, responses, streaming, usage). 
 a client or an operator sees of vLLM itself: models, health, metrics, version, errors, fingerprint.
 """
 
-import asyncio
 import contextlib
 import json
-import signal
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 from aiohttp import web
 
-from rehearsal.containers import tiny_model
-
-xllamacpp: Any = import_module("xllamacpp")  # compiled, and without types
+from rehearsal.containers import llama
 
 SLOTS = 8
 """Requests answered at once; more wait, as in vLLM."""
-MAX_BODY = 64 * 2**20
 
 GENERATE = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 OTHERS = ("/load", "/tokenize", "/detokenize", "/scale_elastic_ep", "/is_scaling_elastic_ep")
@@ -70,32 +64,17 @@ class Serving:
     """A model of the user's instead of the one that the project makes."""
     created: int = field(default_factory=lambda: int(time.time()))
 
-
-def engine(serving: Serving, folder: Path) -> Any:
-    """llama.cpp's server on a free port of 127.0.0.1. Exits 1 when it cannot load a user's file."""
-    path = serving.gguf or folder / "rehearsal.gguf"
-    if serving.gguf is None:
-        tiny_model.write(path, context=serving.max_model_len)
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.model_alias = {serving.names[0]}
-    params.n_ctx = serving.max_model_len
-    params.n_parallel = SLOTS
-    params.kv_unified = True  # any request may use the whole context, as in vLLM
-    params.hostnames = ["127.0.0.1"]
-    params.port = 0
-    params.endpoint_metrics = True
-    params.warmup = False
-    params.ui = False
-    params.cache_ram_mib = 0
-    params.verbosity = 0  # nothing of a prompt in the logs
-    params.sse_ping_interval = serving.keep_alive_s or -1
-    try:
-        return xllamacpp.Server(params)
-    except RuntimeError:
-        raise SystemExit(
-            f"llama.cpp cannot load {path}: give --gguf a model in GGUF form"
-        ) from None
+    @property
+    def engine(self) -> llama.Engine:
+        """What answers; any request may use the whole context, as in vLLM."""
+        return llama.Engine(
+            name=self.names[0],
+            context=self.max_model_len,
+            slots=SLOTS,
+            shared=True,
+            gguf=self.gguf,
+            keep_alive_s=self.keep_alive_s,
+        )
 
 
 def error(status: int, kind: str, message: str, parameter: str | None = None) -> web.Response:
@@ -115,7 +94,7 @@ class Front:
 
     def app(self) -> web.Application:
         """The application, ready to be served."""
-        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._errors])
+        app = web.Application(client_max_size=llama.MAX_BODY, middlewares=[self._errors])
         for path in GENERATE:
             app.router.add_post(path, self._generate)
         app.router.add_post("/invocations", self._invocations)
@@ -171,12 +150,12 @@ class Front:
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _invocations(self, request: web.Request) -> web.StreamResponse:
-        body = await _body(request)
+        body = await llama.body(request)
         path = GENERATE[0] if "messages" in (body or {}) else GENERATE[1]
         return await self._generate(request, path)
 
     async def _generate(self, request: web.Request, path: str = "") -> web.StreamResponse:
-        body = await _body(request)
+        body = await llama.body(request)
         if body is None:
             return error(400, "Bad Request", "JSON decode error")
         name = body.get("model")
@@ -196,7 +175,9 @@ class Front:
             if answer.status != HTTPStatus.OK:
                 return self._refusal(answer.status, await answer.json(content_type=None))
             if answer.content_type == "text/event-stream":
-                return await self._stream(request, answer)
+                response = await llama.stream(request, answer, self._event)
+                self._succeeded += 1
+                return response
             self._succeeded += 1
             return web.json_response(self._stamp(await answer.json(), last=True))
 
@@ -214,18 +195,6 @@ class Front:
             return error(400, "BadRequestError", message, "input_tokens")
         kind = "BadRequestError" if status == HTTPStatus.BAD_REQUEST else "InternalServerError"
         return error(status, kind, str(cause.get("message", "")))
-
-    async def _stream(
-        self, request: web.Request, answer: aiohttp.ClientResponse
-    ) -> web.StreamResponse:
-        """Pass server-sent events on as they come."""
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-        await response.prepare(request)
-        async for line in answer.content:
-            await response.write(self._event(line))
-        await response.write_eof()
-        self._succeeded += 1
-        return response
 
     def _event(self, line: bytes) -> bytes:
         if line.startswith(b":"):
@@ -245,37 +214,21 @@ class Front:
         return body
 
 
-async def _body(request: web.Request) -> dict[str, Any] | None:
-    try:
-        body = await request.json()
-    except ValueError:
-        return None
-    return cast("dict[str, Any]", body) if isinstance(body, dict) else None
-
-
 async def _status(status: str) -> web.Response:
     return web.json_response({"status": status}) if status else web.Response()
 
 
 async def serve(serving: Serving, host: str, port: int, log: Callable[[str], None]) -> None:
     """Serve until SIGTERM, then give requests in flight `shutdown_timeout_s` to finish."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = llama.told_to_end()
     async with contextlib.AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        llama = engine(serving, Path(folder))
-        # Streams may last as long as they like.
-        client = await stack.enter_async_context(
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None))
+        engine = llama.start(serving.engine, Path(folder))
+        client = await stack.enter_async_context(llama.client())
+        app = Front(serving, engine.listening_address, client).app()
+        await stack.enter_async_context(
+            llama.listening(app, host, port, serving.shutdown_timeout_s)
         )
-        app = Front(serving, llama.listening_address, client).app()
-        runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=serving.shutdown_timeout_s or 0.1
-        )
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, host, port).start()
         log(f"Starting vLLM server on http://{host}:{port}")
         for route in app.router.routes():
             if route.resource and route.method != "HEAD":

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -64,17 +64,24 @@ class HealthCheck:
             return False
 
     async def _ask(self, sock: socket.socket) -> bool:
-        reader, writer = await asyncio.open_connection(sock=sock)
-        try:
-            if self.path is None:
-                return True
-            host = ":".join(str(it) for it in sock.getpeername()[:2])
-            head = f"GET {self.path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: GoogleHC/1.0\r\n"
-            writer.write(f"{head}Connection: close\r\n\r\n".encode())
-            status = (await reader.readline()).split()
-            return len(status) > 1 and status[1] == b"200"
-        finally:
-            writer.close()
+        if self.path is None:
+            sock.close()
+            return True
+        return await http_status(sock, self.path, {"User-Agent": "GoogleHC/1.0"}) == 200
+
+
+async def http_status(sock: socket.socket, path: str, headers: Mapping[str, str]) -> int:
+    """Status of the answer to one GET on a connected socket; 0 when it makes no sense."""
+    reader, writer = await asyncio.open_connection(sock=sock)
+    try:
+        host = ":".join(str(it) for it in sock.getpeername()[:2])
+        lines = {"Host": host, **headers, "Connection": "close"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        writer.write(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
+        status = (await reader.readline()).split()
+        return int(status[1]) if len(status) > 1 and status[1].isdigit() else 0
+    finally:
+        writer.close()
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import re
 import secrets
 import string
 from datetime import UTC, datetime
@@ -10,8 +11,9 @@ from typing import NamedTuple
 
 from components import catalogue
 from rehearsal import figures
+from rehearsal.google.guest import Surroundings
 from rehearsal.google.identity import ACCOUNT
-from rehearsal.google.instances import GROUP, Instance, Surroundings
+from rehearsal.google.instances import GROUP, Instance
 from rehearsal.google.metadata import INSTANCE
 from rehearsal.google.network import SUBNETWORK, bare, free_address, resolve
 from rehearsal.store import Body, Change
@@ -25,6 +27,11 @@ TEMPLATES = (
 QUOTA = 16
 """GPUs of one type and provisioning model that a project may have in a region. In life a new
 project has 0 and most have 1: the faults `quota-0` and `quota-1`."""
+
+PLAIN_MACHINES = re.compile(
+    r"(?:e2-(?:micro|small|medium)|(?:c3|c4|e2|n1|n2|n2d|n4|t2d)-(?:standard|highmem|highcpu)-\d+)"
+)
+"""Machine types without GPUs."""
 
 log = logging.getLogger(__name__)
 
@@ -223,6 +230,9 @@ class InstanceGroups:
                 f"The zone 'projects/{project}/zones/{zone}' does not have enough resources"
                 " available to fulfill the request.  Try a different zone, or try again later.",
             )
+        if not gpu and not PLAIN_MACHINES.fullmatch(row["machineType"]):
+            what = f"projects/{project}/zones/{zone}/machineTypes/{row['machineType']}"
+            return Obstacle("RESOURCE_NOT_FOUND", f"The resource '{what}' was not found")
         if gpu and zone not in catalogue.zones(gpu["type"]):
             what = f"projects/{project}/zones/{zone}/acceleratorTypes/{gpu['type']}"
             return Obstacle("RESOURCE_NOT_FOUND", f"The resource '{what}' was not found")

@@ -1,32 +1,20 @@
 """One VM: from PROVISIONING until it is gone, with the guest that really boots inside it."""
 
 import asyncio
-import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
-
-from aiohttp import web
+from typing import Any
 
 from rehearsal import figures, timeline
+from rehearsal.google import dns
+from rehearsal.google.guest import Machine, Server, Surroundings
 from rehearsal.google.health import FLOOR_S, HealthCheck, Verdict
-from rehearsal.google.identity import Identity
 from rehearsal.google.metadata import INSTANCE, MetadataServer
-from rehearsal.google.network import GOOGLE_HOSTS, SUBNETWORK, reaches_internet, resolve
+from rehearsal.google.network import SUBNETWORK, reaches_internet, resolve
 from rehearsal.machines.machine import MachineSpec
 from rehearsal.store import Body
-from rehearsal.world import World
 
 GROUP = "gcp:compute/regionInstanceGroupManager:RegionInstanceGroupManager"
-
-METADATA = ("169.254.169.254", 80)
-INTERNET = ("127.1.0.1", 443)
-EDGE = ("127.1.0.2", 7844)
-"""Where, inside a guest, every site and Cloudflare's tunnel entry answer."""
-EDGE_HOSTS = ("region1.v2.argotunnel.com", "region2.v2.argotunnel.com")
 
 SHUTDOWN_S = {"SPOT": 30.0}
 SHUTDOWN_OTHERWISE_S = 90.0
@@ -38,39 +26,6 @@ READY_FLOOR_S = 10.0
 to count as available: its own slowness is not compressed."""
 
 
-class Machine(Protocol):
-    """What a VM needs of a simulated machine."""
-
-    @property
-    def running(self) -> bool: ...
-    async def listen(self, address: str, port: int) -> socket.socket: ...
-    async def connect(self, address: str, port: int) -> socket.socket: ...
-    async def wait(self) -> None: ...
-    async def stop(self, grace_s: float) -> None: ...
-    async def delete(self) -> None: ...
-
-
-class Server(Protocol):
-    """What serves a listening socket until it is closed."""
-
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What the rehearsal gives every VM."""
-
-    world: World
-    identity: Identity
-    boot: Callable[[World, MachineSpec], Awaitable[Machine]]
-    names: Callable[[], Iterable[str]]
-    """Hosts of the internet."""
-    serve_https: Callable[[socket.socket], Awaitable[Server]]
-    accept_tunnels: Callable[[socket.socket], Awaitable[Server]]
-    ca: Path
-    """The authority that guests trust."""
-
-
 class Instance:
     """Lives one `google:instance` row: keeps its `status`, `health` and `available` true."""
 
@@ -80,16 +35,22 @@ class Instance:
         self._id = id
         self._machine: Machine | None = None
         self._servers: list[Server] = []
+        self._began = 0.0
 
     async def run(self) -> str:
         """Create, boot and watch the VM; returns why its group must repair it."""
         world = self._world
+        self._began = time.time()
         self._set(status="PROVISIONING", health="UNKNOWN", available=False)
         await world.take("VM create", figures.seconds("VM create"))
         self._set(status="STAGING")
         await world.take("VM boot", figures.seconds("VM boot"))
         self._machine = await self._around.boot(world, self._spec())
-        await self._serve(self._machine)
+        metadata = MetadataServer(world, self._around.identity, self._id)
+        self._servers = [
+            *await self._around.furnish(self._machine, self._id, metadata.handle),
+            await dns.serve(await self._machine.listen(*dns.ADDRESS), self._find),
+        ]
         self._set(status="RUNNING")
         return await self._watch(self._machine)
 
@@ -101,6 +62,12 @@ class Instance:
             self._machine = None
         while self._servers:
             self._servers.pop().close()
+        if self._began and (gpu := self._row["gpu"]):
+            span = timeline.Event(
+                f"GPU of {self._row['name']}", self._began, time.time(), holds=gpu["type"]
+            )
+            timeline.record(self._world.timeline, span)
+        self._began = 0.0
 
     def _grace_s(self) -> float:
         model: str = self._row["scheduling"].get("provisioningModel", "STANDARD")
@@ -122,6 +89,7 @@ class Instance:
     def _spec(self) -> MachineSpec:
         row = self._row
         gpu: Body = row["gpu"] or {}
+        online, google = self._reach()
         return MachineSpec(
             name=row["name"],
             zone=row["zone"],
@@ -129,9 +97,15 @@ class Instance:
             gpu_type=gpu.get("type"),
             gpu_count=gpu.get("count", 0),
             gpu_memory_gib=gpu.get("memoryGib", 0),
-            hosts=self._hosts(),
+            hosts=self._around.hosts(online=online, google=google),
             ca=self._around.ca,
+            boot_image=row["image"],
         )
+
+    def _find(self, name: str) -> str | None:
+        """The address that a host name has for the VM just now."""
+        online, google = self._reach()
+        return self._around.hosts(online=online, google=google).get(name)
 
     def _reach(self) -> tuple[bool, bool]:
         """Whether the VM gets out to the internet, and to Google's own hosts."""
@@ -141,23 +115,6 @@ class Instance:
             self._world.store, row["network"], subnetwork
         )
         return online, online or bool(subnetwork.get("privateIpGoogleAccess"))
-
-    def _hosts(self) -> dict[str, str]:
-        """/etc/hosts of the guest: what cannot be reached does not resolve, for short."""
-        online, google = self._reach()
-        names = {name: INTERNET[0] for name in self._around.names()}
-        if not online:
-            names = {name: it for name, it in names.items() if google and _is_google(name)}
-        return names | ({name: EDGE[0] for name in EDGE_HOSTS} if online else {})
-
-    async def _serve(self, machine: Machine) -> None:
-        loop = asyncio.get_running_loop()
-        answers = MetadataServer(self._world, self._around.identity, self._id).handle
-        metadata = web.Server(answers, access_log=None)
-        sock = await machine.listen(*METADATA)
-        self._servers.append(await loop.create_server(metadata, sock=sock))
-        self._servers.append(await self._around.serve_https(await machine.listen(*INTERNET)))
-        self._servers.append(await self._around.accept_tunnels(await machine.listen(*EDGE)))
 
     async def _watch(self, machine: Machine) -> str:
         start = time.time()
@@ -204,7 +161,3 @@ class Instance:
         if first and verdict.was_healthy:
             event = timeline.Event(f"{row['name']} becomes healthy", start, time.time())
             timeline.record(world.timeline, event)
-
-
-def _is_google(host: str) -> bool:
-    return host.endswith(GOOGLE_HOSTS)

@@ -45,6 +45,8 @@ class MetadataServer:
     Absent on purpose: rate limits, `identity` tokens, project-wide attributes.
     """
 
+    _guest_can_write = True
+
     def __init__(self, world: World, identity: Identity, instance: str) -> None:
         self._world = world
         self._identity = identity
@@ -61,7 +63,7 @@ class MetadataServer:
             return _error(404, request.path)
         path = request.path.removeprefix(ROOT)
         try:
-            if path.startswith("instance/guest-attributes/"):
+            if self._guest_can_write and path.startswith("instance/guest-attributes/"):
                 return await self._guest_attributes(request, path)
             if request.method != "GET":
                 return _error(405, request.path)

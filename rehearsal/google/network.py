@@ -14,7 +14,7 @@ SUBNETWORK = "gcp:compute/subnetwork:Subnetwork"
 PROBE_RANGES = ("35.191.0.0/16", "130.211.0.0/22")
 """Where Google's health checks come from."""
 
-GOOGLE_HOSTS = (".googleapis.com", ".pkg.dev")
+GOOGLE_HOSTS = (".googleapis.com", ".pkg.dev", ".run.app")
 """What Private Google Access reaches without NAT."""
 
 

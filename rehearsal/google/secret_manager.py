@@ -7,7 +7,7 @@ import re
 from aiohttp import web
 
 from rehearsal.errors import CloudError
-from rehearsal.google.identity import CLOUD_PLATFORM, Identity
+from rehearsal.google.identity import CLOUD_PLATFORM, Caller, Identity
 from rehearsal.store import Body
 from rehearsal.world import World
 
@@ -34,17 +34,21 @@ class SecretManager:
         if request.method != "GET" or not match:
             return web.Response(status=404, text="Not Found", content_type="text/html")
         try:
-            answer = self._access(request.headers.get("Authorization"), **match.groupdict())
+            caller = self._identity.caller(request.headers.get("Authorization"))
+            if CLOUD_PLATFORM not in caller.scopes:
+                message = "Request had insufficient authentication scopes."
+                raise CloudError(403, message, "PERMISSION_DENIED")
+            answer = self._access(caller, **match.groupdict())
         except CloudError as error:
             reply = {"code": error.code, "message": error.message, "status": error.reason}
             return _json({"error": reply}, error.code)
         return _json(answer, 200)
 
-    def _access(self, authorization: str | None, project: str, secret: str, version: str) -> Body:
-        caller = self._identity.caller(authorization)
-        if CLOUD_PLATFORM not in caller.scopes:
-            message = "Request had insufficient authentication scopes."
-            raise CloudError(403, message, "PERMISSION_DENIED")
+    def payload(self, caller: Caller, project: str, secret: str, version: str) -> bytes:
+        """A secret's bytes. CloudError 403, 404 or 400 when they are not this caller's to read."""
+        return base64.b64decode(self._access(caller, project, secret, version)["payload"]["data"])
+
+    def _access(self, caller: Caller, project: str, secret: str, version: str) -> Body:
         numbers = self._world.accounts.projects
         project = next((id for id, number in numbers.items() if number == project), project)
         name = f"projects/{project}/secrets/{secret}"

@@ -520,6 +520,7 @@ def main() -> None:
     for folder in (*UNITS, JOURNAL.parent, Path(CONTROL).parent):
         folder.mkdir(parents=True, exist_ok=True)
     JOURNAL.touch(0o640)
+    os.write(int(sys.argv[1]), b"\n")  # up: commands may be typed
     manager = Manager()
     in_thread(manager.serve)
     in_thread(run_startup_script)

@@ -160,12 +160,16 @@ def overlay(path: Path) -> None:
                 shutil.copy2(entry, target / entry.name)
 
 
+RESOLVER = "nameserver 127.1.0.1\noptions use-vc timeout:1 attempts:1\n"
+"""For names that /etc/hosts lacks: google/dns.py answers, if anything does."""
+
+
 def configure(root: Path, guest: Guest) -> None:
     """What a cloud's image and its first boot set up: names, authorities, commands."""
     names = {"localhost": "127.0.0.1", guest["name"]: guest["internal_ip"], **guest["hosts"]}
     names["metadata.google.internal"] = METADATA_ADDRESS
     replace(root / "etc/hosts", "".join(f"{address} {name}\n" for name, address in names.items()))
-    replace(root / "etc/resolv.conf", "")
+    replace(root / "etc/resolv.conf", RESOLVER)
     replace(root / "etc/hostname", guest["name"] + "\n")
     authority = Path(guest["ca"]).read_text()
     for path in AUTHORITIES:
@@ -205,6 +209,10 @@ def mount_volatile(root: Path, guest: Guest) -> None:
     world = root / Path(guest["world"]).relative_to("/")
     if world.is_dir():
         tmpfs(world)  # the clouds' own files are not on any of their machines
+    for source, target, readonly in guest["shares"]:
+        bind(Path(source), root / target.lstrip("/"), readonly)
+    for name in filter(Path.is_mount, (root / name for name in guest["readonly"])):
+        make_readonly(name)
     # Not recursive: the disk is mounted inside that folder.
     bind(Path(guest["folder"]), root / "run/rehearsal", recursive=False)
 

@@ -12,34 +12,65 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rehearsal.machines.keeper import METADATA_ADDRESS, PATH
+from rehearsal.machines import image_files
+from rehearsal.machines.keeper import IMAGE, METADATA_ADDRESS, PATH
 from rehearsal.world import World
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
 COMMANDS = {path.stem.replace("_", "-"): str(path) for path in (HERE / "bin").glob("*.py")}
 """Stand-in commands of the guest, and the program of each."""
+ABSENT = COMMANDS.pop("absent")
+"""What stands for a command that a boot image lacks."""
 
-NO_GPU: dict[str, Any] = {"type": None, "count": 0, "memory_gib": 0}
+LONGEST_LINE = 2**20
+"""Bytes of a line that a command may write."""
+
+NO_GPU: dict[str, Any] = {"type": None, "count": 0, "memory_gib": 0, "driver": ""}
 
 
 @dataclass(frozen=True)
 class Image:
-    """What a container image starts: a Python module, and as whom."""
+    """What a container image starts, and as whom."""
 
     module: str
+    """The Python module that stands for its entry point; empty where the image has none."""
     arguments: tuple[str, ...] = ()
-    """What the image's entry point puts before the container's arguments."""
+    """What the entry point puts before the container's arguments; without one, the default
+    command."""
     user: str = "0:0"
+    programs: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Commands on the image's PATH, each with the module that stands for it: for a container that
+    is started with another entry point. An empty module is this machine's Python itself."""
 
 
 IMAGES = {
-    "vllm/vllm-openai": Image("rehearsal.containers.vllm"),
+    "vllm/vllm-openai": Image(
+        "rehearsal.containers.vllm", programs={"hf": "huggingface_hub.cli.hf"}
+    ),
     "cloudflare/cloudflared": Image(
         "rehearsal.containers.cloudflared", ("--no-autoupdate",), "65532:65532"
     ),
+    "ollama/ollama": Image(
+        "rehearsal.containers.ollama", programs={"ollama": "rehearsal.containers.ollama"}
+    ),
+    "library/python": Image("", ("python3",), programs={"python": "", "python3": ""}),
 }
 """Container images by their name on Docker Hub, with their real entry points and users."""
+
+NOT_ON_COS = ("apt-get", "nvidia-ctk", "nvidia-smi", "python3")
+"""What a script might look for and Container-Optimized OS has not."""
+READ_ONLY_ON_COS = ("root", "usr")
+
+
+@dataclass(frozen=True)
+class Share:
+    """A folder of the clouds that a machine has mounted."""
+
+    source: Path
+    target: str
+    """Where, in the machine."""
+    readonly: bool
 
 
 @dataclass(frozen=True)
@@ -57,6 +88,13 @@ class MachineSpec:
     ca: Path
     """Certificate authority that the guest trusts besides the usual ones (PEM)."""
     images: Mapping[str, Image] = field(default_factory=lambda: IMAGES)
+    gpu_driver: str = "580.82.07"
+    """Version of the NVIDIA driver."""
+    boot_image: str = ""
+    """Reference of the image on its disk; of those, only Container-Optimized OS lacks anything."""
+    pulled: tuple[str, ...] = ()
+    """Container images that are on its disk from the start."""
+    shares: tuple[Share, ...] = ()
 
 
 class Machine:
@@ -68,6 +106,7 @@ class Machine:
         self._control = control
         self._ended = asyncio.Event()
         self._ended.set()
+        self._booted = asyncio.Event()
         self._init = 0
 
     @property
@@ -94,27 +133,54 @@ class Machine:
         """Boot the guest's disk. Raises OSError when the guest is gone."""
         (ended,) = self._order("boot")
         self._ended.clear()
+        self._booted.clear()
         loop = asyncio.get_running_loop()
+        heard = bytearray()
 
         def hear() -> None:
-            if process := os.read(ended, 32):
-                self._init = int(process)
+            if said := os.read(ended, 32):  # init's process id, and a line's end once it is up
+                heard.extend(said)
+                if b"\n" in heard and heard.strip():
+                    self._init = int(heard)
+                    self._booted.set()
                 return
             loop.remove_reader(ended)
             os.close(ended)
             self._ended.set()
+            self._booted.set()  # nothing is left to wait for
 
         loop.add_reader(ended, hear)
 
-    async def run(self, *command: str) -> tuple[int, str]:
+    async def run(self, *command: str, stdin: bytes = b"") -> tuple[int, str]:
         """A command typed by somebody who has logged in as root: its exit code and output."""
+        process = await self.start_command(*command, stdin=PIPE)
+        output, _ = await process.communicate(stdin)
+        return process.returncode or 0, output.decode(errors="replace")
+
+    async def start_command(
+        self,
+        *command: str,
+        environment: Mapping[str, str] | None = None,
+        stdin: int = DEVNULL,
+    ) -> Process:
+        """The same, left running: what it writes, errors too, is read from its `stdout`.
+
+        Waits until the guest is up. Raises OSError when it is off.
+        """
+        await self._booted.wait()
+        if not self.running:
+            raise ConnectionResetError(f"machine {self.spec.name} is off")
         namespaces = "--user --mount --net --uts --ipc --pid --preserve-credentials"
         enter = f"nsenter --target={self._init} {namespaces} --root --wdns=/".split()
-        process = await asyncio.create_subprocess_exec(
-            *enter, *command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, env={"PATH": PATH}
+        return await asyncio.create_subprocess_exec(
+            *enter,
+            *command,
+            stdin=stdin,
+            stdout=PIPE,
+            stderr=STDOUT,
+            limit=LONGEST_LINE,
+            env={**(environment or {}), "PATH": PATH},
         )
-        output, _ = await process.communicate()
-        return process.returncode or 0, output.decode(errors="replace")
 
     async def reboot(self, grace_s: float = 90) -> None:
         """Shut the guest down and boot it again."""
@@ -167,6 +233,7 @@ async def boot(world: World, spec: MachineSpec) -> Machine:
     folder = world.directory / "machines" / spec.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "machine.json").write_text(json.dumps(_facts(world, spec), indent=2))
+    (folder / "timeline.jsonl").touch()
     python = folder / "python"  # what the stand-in commands name as their interpreter
     python.unlink(missing_ok=True)
     python.symlink_to(sys.executable)
@@ -195,7 +262,12 @@ async def boot(world: World, spec: MachineSpec) -> Machine:
 
 def _facts(world: World, spec: MachineSpec) -> dict[str, Any]:
     """machine.json: what the stand-ins know of the machine that they are on."""
-    gpu = {"type": spec.gpu_type, "count": spec.gpu_count, "memory_gib": spec.gpu_memory_gib}
+    gpu = {
+        "type": spec.gpu_type,
+        "count": spec.gpu_count,
+        "memory_gib": spec.gpu_memory_gib,
+        "driver": spec.gpu_driver,
+    }
     return {
         "name": spec.name,
         "zone": spec.zone,
@@ -203,19 +275,33 @@ def _facts(world: World, spec: MachineSpec) -> dict[str, Any]:
         "gpu": gpu if spec.gpu_type else NO_GPU,
         "timeline": "/run/rehearsal/timeline.jsonl",
         "python": sys.executable,
+        "plain_python": str(Path(sys.executable).resolve()),
         "pythonpath": str(REPOSITORY),
+        "ours": [str(it) for it in _ours(world) if it.parts[1] not in IMAGE],
+        "pulled": list(spec.pulled),
         "gguf": str(world.gguf.resolve()) if world.gguf else None,
         "images": {name: asdict(image) for name, image in spec.images.items()},
     }
 
 
-def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
-    """What the keeper needs to know."""
+def unpacked(reference: str) -> str:
+    """Where a guest looks for the files of a built image that it has on its disk."""
+    return f"/var/lib/docker/unpacked/{image_files.digest(reference.encode())}"
+
+
+def _ours(world: World) -> list[Path]:
+    """What of this machine is on every guest, for the stand-ins."""
     ours = {REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)}
     ours.add(Path(sys.executable).resolve().parent.parent)
     if world.gguf:
         ours.add(world.gguf.resolve())
+    return sorted(ours)
+
+
+def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
+    """What the keeper needs to know."""
     addresses = {METADATA_ADDRESS, spec.internal_ip, *spec.hosts.values()}
+    cos = "cos-cloud" in spec.boot_image
     return {
         "name": spec.name,
         "internal_ip": spec.internal_ip,
@@ -224,8 +310,10 @@ def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
         "ca": str(spec.ca),
         "folder": str(folder),
         "world": str(world.directory),
-        "binds": [str(path) for path in sorted(ours)],
-        "commands": COMMANDS,
+        "binds": [str(path) for path in _ours(world)],
+        "shares": [(str(it.source), it.target, it.readonly) for it in spec.shares],
+        "commands": COMMANDS | (dict.fromkeys(NOT_ON_COS, ABSENT) if cos else {}),
+        "readonly": READ_ONLY_ON_COS if cos else (),
         "python": sys.executable,
         "init": str(HERE / "init.py"),
     }

@@ -12,24 +12,24 @@ from typing import Any
 
 from pulumi.runtime.rpc import UNKNOWN
 
-from rehearsal.errors import CloudError
+from rehearsal.errors import CloudError, OperationFailed
+from rehearsal.providers import cloud_run, storage
+from rehearsal.providers.checks import between, cidr, not_played, one_of, texts
+from rehearsal.providers.iam import ACCOUNT, iam_member
 from rehearsal.providers.resource import (
     Life,
     Operation,
     Package,
-    PluginCheck,
     Reference,
     ResourceType,
     fill,
-    places,
     plain,
 )
-from rehearsal.providers.schema import Failure, Schema, as_object
+from rehearsal.providers.schema import Failure, Schema, as_array, as_object
 from rehearsal.store import Body
 from rehearsal.world import World
 
 SERVICE = "gcp:projects/service:Service"
-ACCOUNT = "gcp:serviceaccount/account:Account"
 REPOSITORY = "gcp:artifactregistry/repository:Repository"
 SECRET = "gcp:secretmanager/secret:Secret"  # noqa: S105 a type token
 SECRET_VERSION = "gcp:secretmanager/secretVersion:SecretVersion"  # noqa: S105 a type token
@@ -54,10 +54,11 @@ TITLES = {
     "cloudresourcemanager.googleapis.com": "Cloud Resource Manager API",
     "compute.googleapis.com": "Compute Engine API",
     "iam.googleapis.com": "Identity and Access Management (IAM) API",
+    "run.googleapis.com": "Cloud Run Admin API",
     "secretmanager.googleapis.com": "Secret Manager API",
 }
 OTHER_APIS = (
-    "iap logging monitoring oslogin run cloudbuild cloudscheduler storage iamcredentials"
+    "iap logging monitoring oslogin cloudbuild cloudscheduler storage iamcredentials"
     " serviceusage cloudquotas pubsub"
 )
 KNOWN_APIS = TITLES.keys() | {f"{name}.googleapis.com" for name in OTHER_APIS.split()}
@@ -79,56 +80,6 @@ def number() -> str:
 # What the plugin refuses at preview
 
 
-def texts(path: str, pattern: str) -> PluginCheck:
-    """The texts at `path` must match `pattern`."""
-
-    def check(body: Body) -> Iterator[Failure]:
-        for holder, key in places(body, path):
-            if not re.fullmatch(pattern, holder[key]):
-                reason = f'"{key}" ("{holder[key]}") doesn\'t match regexp "^{pattern}$"'
-                yield Failure(path.replace("[]", ""), reason)
-
-    return check
-
-
-def one_of(path: str, *values: str) -> PluginCheck:
-    """The text at `path` must be one of `values`."""
-
-    def check(body: Body) -> Iterator[Failure]:
-        for holder, key in places(body, path):
-            if holder[key] not in values:
-                listed = " ".join(f'"{value}"' for value in values)
-                reason = f"expected {path} to be one of [{listed}], got {holder[key]}"
-                yield Failure(path, reason)
-
-    return check
-
-
-def between(outer: str, key: str, low: int, high: int) -> PluginCheck:
-    """The number `key` of object `outer` must lie in a range."""
-
-    def check(body: Body) -> Iterator[Failure]:
-        value = as_object(body.get(outer)).get(key)
-        if isinstance(value, int | float) and not low <= value <= high:
-            reason = f"expected {outer}.0.{key} to be in the range ({low} - {high}), got {value:g}"
-            yield Failure(f"{outer}.{key}", reason)
-
-    return check
-
-
-def cidr(path: str) -> PluginCheck:
-    """The texts at `path` must be address ranges."""
-
-    def check(body: Body) -> Iterator[Failure]:
-        for holder, key in places(body, path):
-            try:
-                ipaddress.ip_network(holder[key])
-            except ValueError as error:
-                yield Failure(path, f'"{key}" is not a valid IP range {holder[key]}: {error}')
-
-    return check
-
-
 def allows_or_denies(body: Body) -> Iterator[Failure]:
     """A firewall rule says one of allow and deny."""
     said = [name for name in ("allows", "denies") if body.get(name)]
@@ -138,20 +89,7 @@ def allows_or_denies(body: Body) -> Iterator[Failure]:
         yield Failure("", "only one of `allow,deny` can be specified, but both were specified")
 
 
-def not_played(path: str, value: Any, instead: str) -> PluginCheck:
-    """The rehearsal has no stand-in for this value of `path`, and says so."""
-
-    def check(body: Body) -> Iterator[Failure]:
-        if body.get(path) == value:
-            yield Failure(path, f"the rehearsal does not play {path}={value}: {instead}")
-
-    return check
-
-
 name_of_compute = texts("name", "(?:[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?)")
-member = texts(
-    "member", "(?:user|group|serviceAccount|domain|principal|principalSet):.+|all.*Users"
-)
 
 
 # What the services refuse during up
@@ -162,15 +100,6 @@ def known_api(operation: Operation, body: Body) -> None:
     if body["service"] not in KNOWN_APIS:
         message = f"Not found or permission denied for service(s): {body['service']}."
         raise CloudError(403, message, "forbidden")
-
-
-def known_role(operation: Operation, body: Body) -> None:
-    """Roles are named in full."""
-    if not re.fullmatch(
-        r"(roles/|(projects|organizations)/[^/]+/roles/)[A-Za-z0-9_.]+", body["role"]
-    ):
-        message = f"Role {body['role']} is not supported for this resource."
-        raise CloudError(400, message, "badRequest")
 
 
 def remote_configured(operation: Operation, body: Body) -> None:
@@ -201,6 +130,29 @@ def sound_health_check(operation: Operation, body: Body) -> None:
             f" should be less than checkIntervalSec {body['checkIntervalSec']}."
         )
         raise CloudError(400, message, "invalid")
+
+
+PUBLIC_IMAGES = {
+    "cos-cloud": r"cos-(?:stable|beta|dev|\d+-lts)",
+    "debian-cloud": r"debian-\d+",
+    "deeplearning-platform-release": r"(?:common|pytorch)-.+",
+    "ubuntu-os-accelerator-images": r"ubuntu-accelerator-.+",
+    "ubuntu-os-cloud": r"ubuntu-.+",
+}
+"""Project -> its image families."""
+
+
+def known_image(operation: Operation, body: Body) -> None:
+    """The plugin looks a family of boot images up; one of the user's own is taken at its word."""
+    for disk in as_array(body["disks"]):
+        image = plain(disk.get("sourceImage") or "")
+        match = re.fullmatch(r"projects/([^/]+)/global/images/family/(.+)", image)
+        if not match or match[1] in operation.world.accounts.projects:
+            continue
+        if not re.fullmatch(PUBLIC_IMAGES.get(match[1], r"\Z."), match[2]):
+            raise ValueError(
+                f"error resolving image name '{image}': Could not find image or family {match[2]}"
+            )
 
 
 MODELS = ("STANDARD", "SPOT", "FLEX_START", "RESERVATION_BOUND")
@@ -393,18 +345,9 @@ async def delete_group(operation: Operation, id: str, body: Body) -> None:
 
 LINK = "https://www.googleapis.com/compute/v1/"
 COMPUTE = Life("compute operation", "compute operation", "compute operation")
-MEMBER = Life("IAM member", "IAM member", "IAM member")
 QUICK = Life("Google call", "Google call", "Google call")
 
 network = Reference((NETWORK,))
-account_member = Reference(
-    (ACCOUNT,),
-    keys=("member",),
-    only=r"^serviceAccount:.*@(?!gcp-sa-|compute-system|serverless-robot)[^.]+\.iam\.gserviceaccount",
-    deletion="allowed",
-    linked=False,
-    missing=(400, "Service account {value} does not exist.", "badRequest"),
-)
 
 
 def compute(token: str, id: str, **more: Any) -> ResourceType:
@@ -419,20 +362,6 @@ def compute(token: str, id: str, **more: Any) -> ResourceType:
         autoname=("name", 63),
         preview=(name_of_compute, *checks),
         conflict=("The resource '{id}' already exists", "alreadyExists"),
-        **more,
-    )
-
-
-def iam_member(token: str, id: str, **more: Any) -> ResourceType:
-    """A row of an IAM binding: additive, so that there is no conflict."""
-    references = {"member": account_member, **more.pop("references", {})}
-    return ResourceType(
-        token=token,
-        id=id,
-        life=MEMBER,
-        references=references,
-        preview=(member,),
-        service=(known_role,),
         **more,
     )
 
@@ -618,7 +547,7 @@ ROWS: tuple[ResourceType, ...] = (
             "networkInterfaces[].subnetwork": Reference((SUBNETWORK,)),
         },
         defaults={"canIpForward": False, "scheduling": {"automaticRestart": True}},
-        service=(sound_scheduling,),
+        service=(known_image, sound_scheduling),
         computed=template_outputs,
     ),
     compute(
@@ -667,6 +596,8 @@ ROWS: tuple[ResourceType, ...] = (
         computed=group_outputs,
         deleting=delete_group,
     ),
+    *cloud_run.ROWS,
+    *storage.ROWS,
 )
 
 
@@ -760,9 +691,14 @@ class Google(Package):
             "update": "updating",
             "delete": "deleting",
         }
-        what = f"Error {doing.get(verb, verb)} {operation.type.split(':')[-1]}"
+        noun = operation.type.split(":")[-1]
+        what = f"Error {doing.get(verb, verb)} {noun}"
         said = f"googleapi: Error {error.code}: {error.message}, {error.reason}"
         where = f"{doing[verb]} {operation.urn}: " if verb in ("update", "delete") else ""
+        if isinstance(error, OperationFailed):
+            what = f"Error waiting to {verb} {noun}: Error waiting for {doing[verb].title()} {noun}"
+            said = f"Error code {error.code}, message: {error.message}"
+            where = f"{doing[verb]} {operation.urn}: "
         return f"{where}1 error occurred:\n\t* {what}: {said}\n\n"
 
     def authorise(self, operation: Operation, row: ResourceType, body: Body) -> None:
@@ -804,6 +740,8 @@ class Google(Package):
             body.setdefault("location", operation.config["region"])
         if "deletionPolicy" in outputs:
             fill(body, {"deletionPolicy": "DELETE"})
+        if row.token == storage.BUCKET and body["location"] != UNKNOWN:
+            body["location"] = body["location"].upper()
         if "effectiveLabels" in outputs and body.get("labels") != UNKNOWN:
             defaults = json.loads(operation.config.get("defaultLabels") or "{}")
             if operation.config.get("addPulumiAttributionLabel") != "false":

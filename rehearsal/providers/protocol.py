@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 from google.protobuf import json_format, struct_pb2
 from google.protobuf.empty_pb2 import Empty
+from google.rpc import status_pb2  # pyright: ignore[reportMissingTypeStubs] it has none
 from pulumi.runtime.proto import engine_pb2, plugin_pb2, provider_pb2
 from pulumi.runtime.proto.engine_pb2_grpc import EngineStub
 from pulumi.runtime.proto.provider_pb2_grpc import (
@@ -18,7 +19,7 @@ from pulumi.runtime.proto.provider_pb2_grpc import (
     add_ResourceProviderServicer_to_server,
 )
 
-from rehearsal.errors import CloudError
+from rehearsal.errors import CloudError, OperationFailed
 from rehearsal.providers.resource import Change, Operation, Package
 from rehearsal.store import Body
 from rehearsal.world import World
@@ -89,6 +90,8 @@ class Servicer(ResourceProviderServicer):
         tasks.add(task)
         try:
             return await task
+        except OperationFailed as error:
+            await leave(context, self._package.words(error, operation, verb, body), error)
         except CloudError as error:
             await refuse(context, self._package.words(error, operation, verb, body))
         except (ValueError, OSError) as error:
@@ -267,6 +270,20 @@ class Servicer(ResourceProviderServicer):
 async def refuse(context: Context, message: str) -> NoReturn:
     """End the call with an error that the engine prints."""
     await context.abort(grpc.StatusCode.UNKNOWN, message)
+    raise AssertionError  # abort raises; its annotation does not say so
+
+
+async def leave(context: Context, message: str, error: OperationFailed) -> NoReturn:
+    """End the call with an error about a resource that exists: the engine notes both."""
+    code = grpc.StatusCode.UNKNOWN
+    status = status_pb2.Status(code=code.value[0], message=message)
+    status.details.add().Pack(
+        provider_pb2.ErrorResourceInitFailed(
+            id=error.id, properties=struct_of(error.outputs), reasons=[message]
+        )
+    )
+    trailing = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(code, message, trailing)
     raise AssertionError  # abort raises; its annotation does not say so
 
 

@@ -60,8 +60,9 @@ class Reference:
     """What becomes of the other resource's deletion: refused, cascades, or allowed."""
     missing: tuple[int, str, str] | None = None
     """Status, message (`{value}` is filled in) and reason when it does not exist."""
-    linked: bool = True
-    """Whether the service answers with the other's link or id, however the program spelled it."""
+    linked: bool | str = True
+    """Whether the service answers with the other's link or id, however the program spelled it; or
+    a format over the other's outputs, with which it answers."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,11 @@ class ResourceType:
     """What the service refuses, during up."""
     created: ServiceCheck | None = None
     """What the service does besides, once the resource exists."""
+    answered: Callable[[Body], None] | None = None
+    """Adds to the outputs, in place, what `outputs` cannot say: what the service fills into
+    lists."""
+    settled: Callable[[Operation, str], Awaitable[None]] | None = None
+    """Waits until the service has done what was asked. Raises OperationFailed when it cannot."""
     deleting: Callable[[Operation, str, Body], Awaitable[None]] | None = None
     """Deletes the resource, in place of removing it from the store."""
 
@@ -232,7 +238,7 @@ class Package:
         if row.created:
             row.created(operation, body)
         operation.world.store.put(row.token, id, body)
-        return id, body
+        return id, await self._settle(operation, row, id, body)
 
     async def read(
         self, operation: Operation, id: str, olds: Body, inputs: Body
@@ -280,7 +286,7 @@ class Package:
         if row.updated:
             row.updated(operation, store.get(row.token, id) or olds, body)
         store.put(row.token, id, body)
-        return body
+        return await self._settle(operation, row, id, body)
 
     async def delete(self, operation: Operation, id: str, olds: Body) -> None:
         """Delete the resource; no error when it is gone already."""
@@ -298,6 +304,13 @@ class Package:
                 store.delete(token, dependent)
         store.delete(row.token, id)
 
+    async def _settle(self, operation: Operation, row: ResourceType, id: str, body: Body) -> Body:
+        """The outputs once the service is done."""
+        if row.settled is None:
+            return body
+        await row.settled(operation, id)
+        return operation.world.store.get(row.token, id) or body
+
     # The service's rules
 
     def complete(self, operation: Operation, row: ResourceType, body: Body) -> None:
@@ -307,10 +320,14 @@ class Package:
         body = copy.deepcopy({key: value for key, value in inputs.items() if key != DEFAULTS})
         self.complete(operation, row, body)
         fill(body, row.outputs, whole=True)
+        if row.answered:
+            row.answered(body)
         for path, reference in row.references.items():
             for holder, key in places(body, path):
                 found = find(operation.world, reference, holder[key], body)
-                if found and reference.linked:
+                if found and isinstance(reference.linked, str):
+                    holder[key] = reference.linked.format_map(found[1])
+                elif found and reference.linked:
                     holder[key] = found[1].get("selfLink") or found[0]
         return body
 
@@ -379,8 +396,9 @@ def places(body: Any, path: str) -> Iterator[tuple[Body, str]]:
 
 
 def plain(value: str) -> str:
-    """A link or id without host, API version and query."""
-    return re.sub(r"^https://[^/]*googleapis\.com/(compute/)?(v1|beta)/", "", value).split("?")[0]
+    """A link or id without host, API version and query; a bucket's also without its `b/`."""
+    link = r"^(https://[^/]*googleapis\.com/((compute|storage)/)?(v1|beta)/)?(b/)?"
+    return re.sub(link, "", value).split("?")[0]
 
 
 def find(world: World, reference: Reference, value: str, body: Body) -> tuple[str, Body] | None:

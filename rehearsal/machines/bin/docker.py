@@ -10,25 +10,30 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 MACHINE: dict[str, Any] = json.loads(Path("/run/rehearsal/machine.json").read_text())
 sys.path.insert(0, MACHINE["pythonpath"])
 
-from rehearsal.machines import keeper  # noqa: E402 -- found by the path above
+from rehearsal.machines import image_files, keeper  # noqa: E402 -- found by the path above
 
 IMAGES = Path("/var/lib/docker/images.json")
 CONTAINERS = Path("/run/docker/containers")
 """Absent on purpose: containers that outlive a reboot. Ours are all `--rm`."""
-SECONDS = "llm-endpoint.rehearsal/seconds"
-NO_DEVICE = {"type": None, "count": 0, "memory_gib": 0}
+BUILT = Path("/var/lib/docker")
+"""What belongs to images that were built here: `blobs`, and `unpacked` files to run them with."""
+NO_DEVICE = {"type": None, "count": 0, "memory_gib": 0, "driver": ""}
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
+PROGRAMS = Path("/run/rehearsal/bin")
+"""First on a container's PATH: commands that its image has."""
 WRITABLE = ("", "usr", "etc", "var", "opt", "root", "home", "tmp", "run")
 """The mounts of a guest that a container might write to."""
 
@@ -39,6 +44,7 @@ FLAGS: dict[str, dict[str, bool]] = {
         **dict.fromkeys(
             [
                 "--name",
+                "--entrypoint",
                 "--pull",
                 "--gpus",
                 "--ipc",
@@ -59,7 +65,9 @@ FLAGS: dict[str, dict[str, bool]] = {
             VALUE,
         ),
     },
+    "build": {"--build-arg": VALUE, "--progress": VALUE, "--secret": VALUE, "--tag": VALUE},
     "pull": {"--quiet": SWITCH},
+    "push": {"--quiet": SWITCH},
     "login": {"--username": VALUE, "--password-stdin": SWITCH},
     "stop": {"--timeout": VALUE, "--signal": VALUE},
     "kill": {"--signal": VALUE},
@@ -159,12 +167,38 @@ def images() -> Generator[dict[str, Record]]:
     with open(IMAGES, "a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        found: dict[str, Record] = json.loads(file.read() or "{}")
+        text = file.read()
+        found: dict[str, Record] = json.loads(text) if text else on_the_disk()
         before = json.dumps(found)
         yield found
         if json.dumps(found) != before:
             file.truncate(0)
             file.write(json.dumps(found))
+
+
+def on_the_disk() -> dict[str, Record]:
+    """Images that this machine came with."""
+    return {it: image_record(it, {}) for it in MACHINE["pulled"]}
+
+
+def image_record(reference: str, manifest: Record) -> Record:
+    """What is kept of an image."""
+    host, name, tag = split(reference)
+    size = sum(layer["size"] for layer in manifest.get("layers", []))
+    id = image_files.digest(json.dumps(manifest or reference).encode())
+    return {
+        "Id": id,
+        "ID": id,
+        "Repository": f"{host}/{name}",
+        "Tag": tag,
+        "Size": size,
+        "Manifest": manifest,
+    }
+
+
+def unpacked(reference: str) -> Path:
+    """Where the files of a built image are, if it is one."""
+    return BUILT / "unpacked" / image_files.digest(reference.encode())
 
 
 def split(reference: str) -> tuple[str, str, str]:
@@ -184,7 +218,7 @@ def split(reference: str) -> tuple[str, str, str]:
 
 def credentials(host: str) -> dict[str, str]:
     """The Authorization header that `docker login` has left, if it has."""
-    home = os.environ.get("DOCKER_CONFIG", "/root/.docker")
+    home = os.environ.get("DOCKER_CONFIG") or Path(os.environ.get("HOME", "/root"), ".docker")
     try:
         saved = json.loads(Path(home, "config.json").read_text())["auths"][host]["auth"]
     except (OSError, KeyError):
@@ -194,23 +228,40 @@ def credentials(host: str) -> dict[str, str]:
 
 def ask(host: str, path: str, headers: dict[str, str]) -> tuple[int, Record]:
     """A registry's answer: its status and its JSON."""
-    # Slow to load, and most commands need neither.
-    import http.client
-    import ssl
-
-    trusted = ssl.create_default_context()
-    for bundle in keeper.AUTHORITIES:
-        if Path("/", bundle).exists():
-            trusted.load_verify_locations(f"/{bundle}")
-    connection = http.client.HTTPSConnection(host, timeout=30, context=trusted)
+    status, _, content = request(host, "GET", path, headers)
     try:
-        connection.request("GET", path, headers=headers)
+        return status, json.loads(content or b"{}")
+    except ValueError as error:
+        refuse(f'Get "https://{host}/v2/": {error}')
+
+
+def request(
+    host: str, method: str, path: str, headers: dict[str, str], body: bytes = b""
+) -> tuple[int, dict[str, str], bytes]:
+    """A registry's answer: its status, headers and body."""
+    import http.client  # slow to load, and most commands do not need it
+
+    connection = http.client.HTTPSConnection(host, timeout=30, context=trusted())
+    try:
+        connection.request(method, path, body or None, headers)
         answer = connection.getresponse()
-        return answer.status, json.loads(answer.read() or b"{}")
-    except (OSError, ValueError) as error:
+        return answer.status, dict(answer.getheaders()), answer.read()
+    except OSError as error:
         refuse(f'Get "https://{host}/v2/": dial tcp: {error}')
     finally:
         connection.close()
+
+
+@cache
+def trusted() -> Any:
+    """Whom HTTPS connections trust."""
+    import ssl  # as slow
+
+    context = ssl.create_default_context()
+    for bundle in keeper.AUTHORITIES:
+        if Path("/", bundle).exists():
+            context.load_verify_locations(f"/{bundle}")
+    return context
 
 
 def complaint(answer: Record) -> str:
@@ -237,27 +288,126 @@ def login(options: Options, operands: list[str]) -> None:
 
 def pull(options: Options, operands: list[str]) -> None:
     """docker pull REFERENCE"""
-    reference = operands[0]
+    fetch(operands[0])
+    print(operands[0])
+
+
+def fetch(reference: str) -> None:
+    """Have an image on the disk."""
     host, name, tag = split(reference)
     status, manifest = ask(host, f"/v2/{name}/manifests/{tag}", credentials(host))
     if status == 404:
         refuse(f"manifest for {reference} not found: {complaint(manifest)}")
     if status != 200:
         refuse(f'Head "https://{host}/v2/{name}/manifests/{tag}": {complaint(manifest)}')
-    life = float(manifest.get("annotations", {}).get(SECONDS, 0))
+    annotations: Record = manifest.get("annotations", {})
+    if image_files.BASE in annotations and not unpacked(reference).exists():
+        image_files.unpack(manifest, partial(blob, host, name), unpacked(reference))
+    life = float(annotations.get(image_files.SECONDS, 0))
     start = time.time()
     time.sleep(life / MACHINE["speed"])
     event = {"name": f"pull {name.rpartition('/')[2]}", "start": start, "end": time.time()}
     with open(MACHINE["timeline"], "a") as timeline:
         timeline.write(json.dumps({**event, "life": life}) + "\n")
-    import hashlib
-
-    digest = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
     with images() as found:
-        size = sum(layer["size"] for layer in manifest.get("layers", []))
-        found[reference] = {"Id": f"sha256:{digest}", "Repository": f"{host}/{name}", "Tag": tag}
-        found[reference] |= {"ID": f"sha256:{digest}", "Size": size}
-    print(reference)
+        found[reference] = image_record(reference, manifest)
+
+
+def blob(host: str, name: str, digest: str) -> bytes:
+    """A blob from a registry."""
+    status, _, content = request(host, "GET", f"/v2/{name}/blobs/{digest}", credentials(host))
+    if status != 200:
+        refuse(f"failed to fetch {digest}: {complaint(json.loads(content or b'{}'))}")
+    return content
+
+
+def build(options: Options, operands: list[str]) -> None:
+    """docker build [OPTIONS] -: without a context, the Dockerfile on standard input"""
+    from rehearsal.machines import image_build
+
+    if operands != ["-"]:
+        fail("the rehearsal plays builds without a context only: docker build -")
+    given = (it.partition("=") for it in options.get("--build-arg", []))
+    arguments = {name: value if is_ else os.environ.get(name, "") for name, is_, value in given}
+    asked = (
+        dict(it.split("=", 1) for it in text.split(",")) for text in options.get("--secret", [])
+    )
+    secrets = {it["id"]: os.environ[it["env"]] for it in asked}
+    text = sys.stdin.read()
+    if os.environ.get("DOCKER_BUILDKIT") != "1" and ("--mount" in text or secrets):
+        fail(
+            "the --mount option requires BuildKit. Refer to https://docs.docker.com/go/buildkit/"
+            " to learn how to build images with BuildKit enabled"
+        )
+    root = BUILT / "build" / os.urandom(6).hex()
+    ours: list[str] = MACHINE["ours"]
+    image_build.prepare(root, ours)
+
+    def base(reference: str) -> Record:
+        fetch(reference)
+        with images() as found:
+            return {**found[reference], **entry_point(reference), "Reference": reference}
+
+    def execute(what: image_build.Run, image: Record) -> Iterator[str]:
+        environment = {**image_environment(), **what.environment}
+
+        def furnish(folder: Path) -> None:
+            keeper.bind(Path(MACHINE["timeline"]), folder / "rehearsal" / "timeline.jsonl")
+            facts = {**MACHINE, "gpu": NO_DEVICE, "image": image["Reference"]}
+            (folder / "rehearsal" / "machine.json").write_text(json.dumps(facts))
+            for program, module in image["programs"].items():
+                write_program(folder / PROGRAMS.relative_to("/run") / program, module)
+
+        return image_build.run_in(root, ours, what._replace(environment=environment), furnish)
+
+    start = time.monotonic()
+    try:
+        built = image_build.Builder(arguments, secrets, base, execute, root).build(text)
+        manifest, blobs = image_build.image(built, (time.monotonic() - start) * MACHINE["speed"])
+    except image_build.BuildError as error:
+        fail(f"ERROR: failed to build: failed to solve: {error}")
+    (BUILT / "blobs").mkdir(exist_ok=True)
+    for content in blobs:
+        (BUILT / "blobs" / image_files.digest(content)).write_bytes(content)
+    with images() as found:
+        for tag in options.get("--tag", []):
+            found[tag] = image_record(tag, manifest)
+
+
+def push(options: Options, operands: list[str]) -> None:
+    """docker push REFERENCE"""
+    reference = operands[0]
+    host, name, tag = split(reference)
+    with images() as found:
+        record = found.get(reference, {})
+    manifest: Record = record.get("Manifest", {})
+    base: str = manifest.get("annotations", {}).get(image_files.BASE, "")
+    if not base:
+        fail(f"An image does not exist locally with the tag: {reference}")
+    print(f"The push refers to repository [{host}/{name}]")
+    headers = credentials(host)
+
+    def send(method: str, path: str, body: bytes = b"") -> tuple[int, dict[str, str]]:
+        status, answered, content = request(host, method, path, headers, body)
+        if status >= 400 and method != "HEAD":
+            refuse(complaint(json.loads(content or b"{}")))
+        return status, answered
+
+    for part in (*manifest["layers"], manifest["config"]):
+        digest: str = part["digest"]
+        uploads, query = f"/v2/{name}/blobs/uploads/", ""
+        if send("HEAD", f"/v2/{name}/blobs/{digest}")[0] == 200:
+            continue
+        if not (BUILT / "blobs" / digest).exists():
+            query = f"?mount={digest}&from={base.removeprefix(f'{host}/')}"
+        status, answered = send("POST", uploads + query)
+        if status == 202:
+            content = (BUILT / "blobs" / digest).read_bytes()
+            send("PUT", f"{answered['Location']}?digest={digest}", content)
+        print(f"{digest[7:19]}: {'Pushed' if status == 202 else 'Mounted'}")
+    raw = json.dumps(manifest).encode()
+    _, answered = send("PUT", f"/v2/{name}/manifests/{tag}", raw)
+    print(f"{tag}: digest: {answered['Docker-Content-Digest']} size: {len(raw)}")
 
 
 def image_ls(options: Options, operands: list[str]) -> None:
@@ -326,6 +476,7 @@ def run(options: Options, operands: list[str]) -> None:
         "ID": os.urandom(32).hex(),
         "Names": name,
         "Image": reference,
+        "Entrypoint": one(options, "--entrypoint"),
         "Cmd": arguments,
         "Env": environment(options),
         "User": one(options, "--user", image["user"]),
@@ -345,7 +496,7 @@ def check(reference: str, name: str, options: Options) -> None:
     if not present and one(options, "--pull", "missing") == "never":
         no(f"No such image: {reference}")
     if not present:
-        pull({}, [reference])
+        fetch(reference)
     if (other := running().get(name)) is not None:
         no(
             f'Conflict. The container name "/{name}" is already in use by container'
@@ -359,11 +510,15 @@ def check(reference: str, name: str, options: Options) -> None:
 
 
 def entry_point(reference: str) -> Record:
-    """What an image starts, by the name that it has on Docker Hub."""
+    """What an image starts, by the name that it, or what it was built on, has on Docker Hub."""
     _, name, _ = split(reference)
+    built: Record = {"Base": name, "BaseImage": reference, "Env": []}
+    with suppress(OSError):
+        built = json.loads((unpacked(reference) / "image.json").read_text())
     for hub, image in MACHINE["images"].items():
-        if name == hub or name.endswith(f"/{hub}"):
-            return image
+        if built["Base"] == hub or built["Base"].endswith(f"/{hub}"):
+            env = dict(it.split("=", 1) for it in built["Env"])
+            return {**image, "env": env, "base_image": built["BaseImage"]}
     fail(f"docker: Error response from daemon: the rehearsal cannot run {name}", 125)
 
 
@@ -419,7 +574,7 @@ def hold(record: Record, image: Record, options: Options, ready: int) -> NoRetur
         try:
             # Here and not above: what the container mounts on /run must not hide ours.
             keeper.call("unshare", keeper.CLONE_NEWNS)
-            enter(record, image, options)
+            code = enter(record, image, options)
         except OSError as error:
             print(f"docker: Error response from daemon: {error}", file=sys.stderr, flush=True)
         finally:
@@ -435,14 +590,15 @@ def hold(record: Record, image: Record, options: Options, ready: int) -> NoRetur
     os._exit(code if code >= 0 else 128 - code)
 
 
-def enter(record: Record, image: Record, options: Options) -> None:
-    """Become the container's process."""
+def enter(record: Record, image: Record, options: Options) -> int:
+    """Become the container's process. Returns docker's exit code only where that fails."""
     root = re.fullmatch(r"(root|0)(:.*)?", record["User"]) is not None
     volumes = [volume(it) for it in options.get("--volume", [])]
     volumes.append((Path(MACHINE["timeline"]), Path(MACHINE["timeline"]), False))
     # Held open, because the container's own /run is about to hide this machine's.
     held = [os.open(source, os.O_PATH) for source, *_ in volumes]
     closed = [not root and not readable_by_all(source) for source, *_ in volumes]
+    added = add_files(unpacked(record["Image"]) / "files")
     keeper.tmpfs(Path("/run"))
     nothing = Path("/run/unreadable")
     if any(closed):
@@ -452,14 +608,52 @@ def enter(record: Record, image: Record, options: Options) -> None:
         keeper.bind(source, target, readonly)
         os.close(descriptor)
     facts = {**MACHINE, "gpu": MACHINE["gpu"] if "--gpus" in options else NO_DEVICE}
+    facts["image"] = image["base_image"]
     Path("/run/rehearsal/machine.json").write_text(json.dumps(facts))
+    # What stand-in commands name as their interpreter: a container's script may run `sleep`.
+    Path("/run/rehearsal/python").symlink_to(MACHINE["python"])
+    for program, module in image["programs"].items():
+        write_program(PROGRAMS / program, module)
     keeper.mount("proc", "/proc", "proc")
     if "--read-only" in options:
-        for name in WRITABLE:
+        for name in (*WRITABLE, *added):
             if Path("/", name).is_mount():
                 keeper.make_readonly(Path("/", name))
     drop_privileges(root, options)
-    os.execve(MACHINE["python"], *command(record, image))  # noqa: S606 -- a shell is not wanted
+    argv, environment = command(record, image)
+    try:
+        os.execvpe(argv[0], argv, environment)  # noqa: S606 -- a shell is not wanted
+    except FileNotFoundError:
+        reason, code = "executable file not found in $PATH", 127
+    except PermissionError:
+        reason, code = "permission denied", 126
+    print(
+        "docker: Error response from daemon: failed to create task for container: failed to create"
+        " shim task: OCI runtime create failed: runc create failed: unable to start container"
+        f' process: exec: "{argv[0]}": {reason}: unknown',
+        file=sys.stderr,
+    )
+    sys.stderr.flush()
+    return code
+
+
+def add_files(source: Path) -> list[str]:
+    """Show the container what its image has besides its base's files; names of new folders."""
+    if not source.exists():
+        return []
+    new = [path.name for path in source.iterdir() if not Path("/", path.name).exists()]
+    for name in new:
+        keeper.tmpfs(Path("/", name))
+    shutil.copytree(source, "/", symlinks=True, dirs_exist_ok=True)
+    return new
+
+
+def write_program(path: Path, module: str) -> None:
+    """A command of the image's that starts what stands for it."""
+    starts = f"env PYTHONPATH={MACHINE['pythonpath']} {MACHINE['python']} -m {module}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/bin/sh\nexec {starts if module else MACHINE["plain_python"]} "$@"\n')
+    path.chmod(0o755)
 
 
 def volume(text: str) -> tuple[Path, Path, bool]:
@@ -488,20 +682,28 @@ def drop_privileges(root: bool, options: Options) -> None:
         keeper.call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def command(record: Record, image: Record) -> tuple[list[str], dict[str, str]]:
-    """What to execute, and the environment: the image's, then the container's."""
+def image_environment() -> dict[str, str]:
+    """The environment of every image."""
     authorities = next(it for it in keeper.AUTHORITIES if Path("/", it).exists())
-    of_image = {
-        "PATH": keeper.PATH,
+    return {
+        "PATH": f"{PROGRAMS}:{keeper.PATH}",
         "HOME": "/root",
         "HOSTNAME": MACHINE["name"],
-        "PYTHONPATH": MACHINE["pythonpath"],
         "PYTHONDONTWRITEBYTECODE": "1",
         "SSL_CERT_FILE": f"/{authorities}",
         "REQUESTS_CA_BUNDLE": f"/{authorities}",
     }
+
+
+def command(record: Record, image: Record) -> tuple[list[str], dict[str, str]]:
+    """What to execute, and the environment: the image's, then the container's."""
+    environment = {**image_environment(), **image["env"], **record["Env"]}
+    if record["Entrypoint"]:
+        return [record["Entrypoint"], *record["Cmd"]], environment
+    if not image["module"]:
+        return record["Cmd"] or [*image["arguments"]], environment
     argv = [MACHINE["python"], "-m", image["module"], *image["arguments"], *record["Cmd"]]
-    return argv, {**of_image, **record["Env"]}
+    return argv, {"PYTHONPATH": MACHINE["pythonpath"], **environment}
 
 
 def stop(options: Options, operands: list[str]) -> None:
@@ -575,6 +777,7 @@ def info(options: Options, operands: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[Options, list[str]], None]] = {
+    "build": build,
     "image inspect": image_inspect,
     "image ls": image_ls,
     "image rm": image_rm,
@@ -585,6 +788,7 @@ COMMANDS: dict[str, Callable[[Options, list[str]], None]] = {
     "logs": logs,
     "ps": ps,
     "pull": pull,
+    "push": push,
     "rm": rm,
     "run": run,
     "stop": stop,

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-DRIVER = "580.82.07"
+CUDA = {"535": "12.2", "580": "13.0"}
+"""Driver branch -> the newest CUDA that it runs."""
 NAMES = {
     "nvidia-tesla-t4": "Tesla T4",
     "nvidia-l4": "NVIDIA L4",
@@ -29,7 +30,7 @@ def main(arguments: list[str]) -> int:
     fields: dict[str, str] = {
         "name": NAMES.get(str(gpu["type"]), str(gpu["type"])),
         "memory.total": f"{round(gpu['memory_gib'] * 1024)} MiB",
-        "driver_version": DRIVER,
+        "driver_version": gpu["driver"],
         "count": str(gpu["count"]),
     }
     query, formats = "", ""
@@ -43,7 +44,9 @@ def main(arguments: list[str]) -> int:
             print("Invalid combination of input arguments. Please run 'nvidia-smi -h' for help.\n")
             return 2
     if not query:
-        print(f"NVIDIA-SMI {DRIVER}   Driver Version: {DRIVER}   CUDA Version: 13.0")
+        driver: str = gpu["driver"]
+        cuda = CUDA[driver.partition(".")[0]]
+        print(f"NVIDIA-SMI {driver}   Driver Version: {driver}   CUDA Version: {cuda}")
         for index in range(gpu["count"]):
             print(f"| {index}  {fields['name']}  {fields['memory.total']} |")
         return 0

@@ -1,0 +1,16 @@
+"""Where an endpoint lives on Cloudflare."""
+
+from typing import NamedTuple
+
+
+class Domain(NamedTuple):
+    """What every resource of a stack on Cloudflare has in common."""
+
+    account_id: str
+    zone_id: str
+    team_name: str
+    """Of the account's Zero Trust organisation."""
+    hostname: str
+    """The endpoint's public name, in that zone."""
+    protect: bool
+    """Whether what clients depend on refuses to be deleted."""

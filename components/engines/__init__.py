@@ -1,0 +1,1 @@
+"""One module an engine; components/engine.py says what it must have."""

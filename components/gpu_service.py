@@ -1,0 +1,137 @@
+"""The platform `cloud-run`: a GPU service that sleeps when idle, and a machine that leads to it."""
+
+import pulumi
+from pulumi_gcp import cloudrunv2
+
+from components import cloud_run
+from components.engine import EngineContainer
+from components.hardware import Hardware
+from components.instance_group import InstanceGroup, InstanceGroupArgs
+from components.machine_template import MachineTemplate, MachineTemplateArgs
+from components.revision import revision
+from components.serving import ServiceArgs, ServingArgs
+
+CONNECTOR = Hardware(
+    machine_type="e2-micro",
+    # It has Docker and curl, and nothing besides.
+    boot_image="projects/cos-cloud/global/images/family/cos-stable",
+    boot_disk_gb=10,
+    boot_disk_type="pd-balanced",
+)
+"""A service cannot be woken by a cloudflared that sleeps with it, so one runs outside, always."""
+
+CONNECTOR_PORT = 20241
+"""Where cloudflared says whether it is connected."""
+CONNECTOR_HEALTH_PATH = "/ready"
+CONNECTOR_START_S = 300
+"""Seconds that a connector gets to connect before it is replaced as broken."""
+
+
+class GpuServiceArgs(ServingArgs, ServiceArgs):
+    """Nothing besides."""
+
+
+class GpuService(pulumi.ComponentResource):
+    """A Cloud Run service that only this project's own networks reach, and its connector."""
+
+    origin: pulumi.Output[str]
+    """The engine, as cloudflared reaches it."""
+    origin_host: pulumi.Output[str]
+    """The Host header without which Google's front end does not know the service."""
+    revision: pulumi.Output[str]
+    """A digest of all that makes the service's instances."""
+    group: pulumi.Output[str]
+    """Name of the connector's group, once it has been told which machines to run."""
+
+    def __init__(
+        self, name: str, args: GpuServiceArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("llm-endpoint:index:GpuService", name, {}, opts)
+        place, token = args["place"], args["hugging_face_token"]
+        child = pulumi.ResourceOptions(parent=self)
+        parts = (args["registry"], args["weights"])
+
+        def container(known: pulumi.Input[str]) -> pulumi.Output[EngineContainer]:
+            return pulumi.Output.all(*parts, known).apply(lambda it: args["engine"](*it))
+
+        def described(
+            known: pulumi.Input[str],
+        ) -> pulumi.Output[cloudrunv2.ServiceTemplateContainerArgsDict]:
+            """The only container, when the revision is `known`."""
+            sizes = (args["cpus"], args["memory_gib"], args["start_limit_s"])
+            return container(known).apply(
+                lambda it: cloud_run.container(it, *sizes, token=token is not None)
+            )
+
+        volumes = pulumi.Output.all(container(""), token).apply(lambda it: cloud_run.volumes(*it))
+        self.revision = revision(
+            described(""), volumes, args["gpu"], args["service_account"], args["zonal_redundancy"]
+        )
+        service = cloudrunv2.Service(
+            f"{name}-service",
+            project=place.project,
+            location=place.region,
+            # The service asks nobody who they are, so nobody outside may reach it at all: the
+            # tunnel's requests carry no identity of Google's.
+            ingress="INGRESS_TRAFFIC_INTERNAL_ONLY",
+            invoker_iam_disabled=True,
+            deletion_protection=args["protect"],
+            template={
+                "containers": [described(self.revision)],
+                "volumes": volumes,
+                "service_account": args["service_account"],
+                "node_selector": {"accelerator": args["gpu"]},
+                "gpu_zonal_redundancy_disabled": not args["zonal_redundancy"],
+                "scaling": {
+                    "min_instance_count": args["min_instances"],
+                    "max_instance_count": args["max_instances"],
+                },
+                "max_instance_request_concurrency": container("").apply(
+                    lambda it: min(it.concurrency, cloud_run.MOST_CONCURRENCY)
+                ),
+                "timeout": f"{cloud_run.REQUEST_TIMEOUT_S}s",
+                "execution_environment": "EXECUTION_ENVIRONMENT_GEN2",
+            },
+            labels=place.labels,
+            opts=child,
+        )
+
+        template = MachineTemplate(
+            f"{name}-connector",
+            MachineTemplateArgs(
+                place=place,
+                hardware=CONNECTOR,
+                subnetwork=args["subnetwork"],
+                service_account=args["service_account"],
+                registry=args["registry"],
+                cloudflared_image=args["cloudflared_image"],
+                engine=None,
+                weights="",
+                secrets={"tunnel-token": args["tunnel_token"]},
+            ),
+            opts=child,
+        )
+        connector = InstanceGroup(
+            f"{name}-connector",
+            InstanceGroupArgs(
+                place=place,
+                network=args["network"],
+                zones=[],
+                template=template.template,
+                revision=template.revision,
+                provisioning=CONNECTOR.provisioning,
+                replicas=1,
+                rollout="surge",
+                health_port=CONNECTOR_PORT,
+                health_path=CONNECTOR_HEALTH_PATH,
+                repair_after_s=CONNECTOR_START_S,
+            ),
+            opts=child,
+        )
+
+        self.origin = service.uri
+        self.origin_host = service.uri.apply(lambda uri: uri.removeprefix("https://"))
+        self.group = connector.group
+        self.register_outputs(
+            {"origin": self.origin, "revision": self.revision, "group": self.group}
+        )

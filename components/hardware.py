@@ -1,0 +1,22 @@
+"""What a virtual machine is made of."""
+
+from dataclasses import dataclass
+
+from components.catalogue import Provisioning
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A machine, and the terms on which it is rented."""
+
+    machine_type: str
+    boot_image: str
+    boot_disk_gb: int
+    boot_disk_type: str
+    provisioning: Provisioning = "standard"
+    max_run_hours: int = 0
+    """Life of a flex-start machine; the other kinds have no end."""
+    gpu: str = ""
+    """Google's accelerator type; empty for a machine without one."""
+    attached_gpus: int = 0
+    """GPUs to ask for, where the machine type does not bring them."""

@@ -1,0 +1,104 @@
+"""Where the engine gets its weights, and the token that opens gated ones."""
+
+from typing import TypedDict
+
+import pulumi
+from pulumi_gcp import serviceaccount
+
+from components.model_bucket import ModelBucket
+from components.model_image import ModelImage
+from components.model_source import ModelSource
+from components.place import Place
+from components.stored_secret import StoredSecret
+
+
+class ModelWeightsArgs(TypedDict):
+    place: Place
+    source: ModelSource
+    engine: str
+    base_image: str
+    """The engine's own, as Docker Hub names it."""
+    token: pulumi.Input[str] | None
+    """The hub's token, for a gated or private model. Must be marked secret."""
+    registry: pulumi.Input[str]
+    """What to write before the name of an image of Docker Hub's."""
+    registry_id: pulumi.Input[str]
+    """The same repository, as its roles are granted."""
+    reader: pulumi.Input[str]
+    """The IAM member that serves the model."""
+    protect: bool
+
+
+class ModelWeights(pulumi.ComponentResource):
+    """The weights in the stack's own keeping, if they are to be; and the hub's token.
+
+    Who fetches the weights may read the token, and nobody else.
+    """
+
+    location: pulumi.Output[str]
+    """`gs://BUCKET`, an image in full, or nothing where the engine fetches them itself."""
+    token_version: pulumi.Output[str] | None
+    """Full name of the version of the secret that holds the token, if the engine needs it."""
+
+    def __init__(
+        self, name: str, args: ModelWeightsArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("llm-endpoint:index:ModelWeights", name, {}, opts)
+        place, source, token = args["place"], args["source"], args["token"]
+        child = pulumi.ResourceOptions(parent=self)
+
+        reader, stager = args["reader"], None
+        if source.weights != "hub":
+            stager = serviceaccount.Account(
+                f"{name}-stager",
+                project=place.project,
+                account_id=f"{name}-stager",
+                display_name=f"{name}: what fetches the weights",
+                opts=child,
+            )
+            reader = stager.member
+        version = None
+        if token is not None:
+            version = StoredSecret(
+                f"{name}-hugging-face-token",
+                {"place": place, "value": token, "reader": reader, "protect": args["protect"]},
+                opts=child,
+            ).version
+
+        self.token_version = version if stager is None else None
+        match source.weights, stager:
+            case "bucket", serviceaccount.Account():
+                self.location = ModelBucket(
+                    name,
+                    {
+                        "place": place,
+                        "source": source,
+                        "stager": stager.email,
+                        "token": token,
+                        "token_version": version,
+                        "registry": args["registry"],
+                        "reader": args["reader"],
+                    },
+                    opts=child,
+                ).weights
+            case "image", serviceaccount.Account():
+                self.location = ModelImage(
+                    name,
+                    {
+                        "place": place,
+                        "source": source,
+                        "engine": args["engine"],
+                        "base_image": pulumi.Output.concat(
+                            args["registry"], "/", args["base_image"]
+                        ),
+                        "base_repository": args["registry_id"],
+                        "stager": stager.email,
+                        "token": token,
+                        "token_version": version,
+                        "reader": args["reader"],
+                    },
+                    opts=child,
+                ).image
+            case _:
+                self.location = pulumi.Output.from_input("")
+        self.register_outputs({"location": self.location, "token_version": self.token_version})

@@ -1,0 +1,12 @@
+"""Files of scripts/ that run elsewhere, as they are."""
+
+from functools import cache
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@cache
+def script(name: str) -> str:
+    """The text of one of them."""
+    return (SCRIPTS / name).read_text()
