@@ -93,7 +93,7 @@ def expression(value: Any, known: Mapping[str, str]) -> str:
         return f"[{', '.join(expression(item, known) for item in cast('list[Any]', value))}]"
     if isinstance(value, float) and value.is_integer():
         return repr(int(value))  # the wire has no whole numbers
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value:
         return repr(value)
     longest_first = sorted(map(re.escape, known), key=len, reverse=True)
     parts = [part for part in re.split(f"({'|'.join(longest_first)})", value) if part]
