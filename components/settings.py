@@ -445,7 +445,8 @@ class Settings(BaseModel):
         ]
         for rule in rules:
             compared = inspect.signature(rule).parameters
-            if valid.keys() >= compared.keys():
+            refused = {problem.key for problem in problems}  # What they would say follows from it.
+            if valid.keys() >= compared.keys() and refused.isdisjoint(map(key, compared)):
                 problems += rule(**{setting: valid[setting] for setting in compared})
         if problems:
             raise refusal(problems)

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Literal
 
 from components import catalogue, fit_rule, vllm_flags
-from components.catalogue import Provisioning
 from components.engine import TOKEN_FILE, EngineContainer, Probe, pinned_image
 from components.problem import HIDDEN, Problem, command, key
 from components.stack_rules import either
@@ -220,33 +219,4 @@ def _brief(error: str) -> str:
     return words if len(words) <= 200 else f"{words[:200]}..."
 
 
-def model_fits(
-    platform: str,
-    model: str,
-    gpu: str,
-    gpu_count: int,
-    machine_type: str | None,
-    region: str,
-    provisioning: Provisioning,
-    max_model_len: int,
-    gpu_memory_utilization: float,
-    engine_args: tuple[str, ...],
-) -> Iterator[Problem]:
-    """A model of the catalogue must fit, see components/fit_rule.py."""
-    if any(gpu_computes_it(gpu, model, engine_args)):
-        return  # Enough is said of it.
-    yield from fit_rule.model_fits(
-        platform,
-        model,
-        gpu,
-        gpu_count,
-        machine_type,
-        region,
-        provisioning,
-        max_model_len,
-        gpu_memory_utilization,
-        engine_args,
-    )
-
-
-RULES = (engine_args_are_vllms, gpu_computes_it, model_fits)
+RULES = (engine_args_are_vllms, gpu_computes_it, fit_rule.model_fits)
