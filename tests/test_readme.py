@@ -206,11 +206,13 @@ def test_sections_that_other_pages_point_to_exist() -> None:
     assert not [title for title in titles if not re.search(rf"(# |\*\*(\d\. )?){title}", README)]
 
 
-def test_the_picture_is_an_image_for_light_and_dark() -> None:
-    """The README's picture is drawn for both, and says in words what it shows."""
-    (picture,) = re.findall(r"!\[(.+)\]\((.+\.svg)\)", README)
-    drawing = (ROOT / picture[1]).read_text()
+def test_pictures_are_for_light_and_dark() -> None:
+    """The README's pictures are drawn for both, and say in words what they show."""
+    pictures = re.findall(r"!\[(.+)\]\((.+\.svg)\)", README)
 
-    assert "prefers-color-scheme: dark" in drawing
-    assert "<title" in drawing
-    assert picture[0]
+    assert pictures
+    for words, path in pictures:
+        drawing = (ROOT / path).read_text()
+        assert "prefers-color-scheme: dark" in drawing
+        assert "<title" in drawing
+        assert words
