@@ -6,6 +6,7 @@ import pulumi
 
 from components import links
 from components.access_application import AccessApplication
+from components.bill import bill
 from components.engine import engine as engine_named
 from components.google_apis import GoogleApis
 from components.gpu_service import GpuService
@@ -27,6 +28,8 @@ name = f"llm-{settings.stack}"
 engine = engine_named(settings.engine)
 domain = settings.domain
 token = configured_secret("huggingFaceToken")
+cost = bill(settings, secrets=1 if token is None else 2)
+pulumi.log.info(cost.sentence)
 
 apis = GoogleApis(name, {"project": settings.project, "build": settings.weights == "image"})
 place = Place(apis.project, settings.region, labels={"llm-endpoint-stack": settings.stack})
@@ -119,3 +122,4 @@ pulumi.export("clientSecrets", pulumi.Output.secret(secrets))
 pulumi.export("sshCommand", links.ssh_command(settings.project, settings.region, server.group))
 pulumi.export("logsUrl", links.logs_url(settings.project, name))
 pulumi.export("consoleUrl", links.console_url(settings.project, settings.region, server.group))
+pulumi.export("cost", cost.card)

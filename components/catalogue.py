@@ -11,6 +11,8 @@ Provisioning = Literal["spot", "standard", "flex-start"]
 
 PRICE_REGION = "us-central1"
 """The region that prices are known for when a region of one's own has none."""
+EVERYWHERE = "everywhere"
+"""What prices.csv says in place of a region for what costs the same in all of them."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,17 @@ class Machine:
 
 @dataclass(frozen=True)
 class Price:
-    """What something costs an hour, somewhere, on some terms."""
+    """What something costs, somewhere, on some terms."""
 
     usd: float
-    """An hour."""
+    """For one, for as long as `per` says."""
     region: str
+    """Where; EVERYWHERE for what costs the same in all regions."""
     source: str
     date: str
     """When the source had it, ISO 8601."""
+    per: str = "hour"
+    """hour, month, GiB-month, or GiB (of traffic)."""
 
 
 def _rows(name: str) -> Iterator[dict[str, str]]:
@@ -167,7 +172,7 @@ def cloud_run_regions(gpu: str) -> dict[str, bool]:
 def _prices() -> dict[tuple[str, int, str, str], Price]:
     return {
         (row["item"], int(row["gpus"]), row["region"], row["terms"]): Price(
-            float(row["usd"]), row["region"], row["source"], row["date"]
+            float(row["usd"]), row["region"], row["source"], row["date"], row["per"]
         )
         for row in _rows("prices.csv")
     }
@@ -185,6 +190,11 @@ def price(machine_type: str, count: int, terms: str, region: str | None = None) 
     }
     own = known.get(region or PRICE_REGION) or known.get(PRICE_REGION)
     return own or next(iter(known.values()), None)
+
+
+def unit_price(item: str, region: str) -> Price | None:
+    """The price of something without GPUs: a disk type, storage, traffic; None if unknown."""
+    return price(item, 0, "standard", region)
 
 
 def cloud_run_price(gpu_name: str) -> Price | None:

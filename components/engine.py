@@ -59,6 +59,8 @@ class Engine(Protocol):
     """The oldest version that has all that is used here."""
     SOURCE: Literal["hub", "ollama"]
     """Whose names its models have, and whose layout of files it wants."""
+    IMAGE_GIB: float
+    """What its image takes in a registry, compressed."""
     PORT: int
     HEALTH_PATH: str
     """200 when a machine, of whatever revision, can answer."""

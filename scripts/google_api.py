@@ -33,6 +33,7 @@ NEXT_STEPS = {
 }
 """HTTP status -> what the person can do about it."""
 LATER = "try again: pulumi up"
+CHECK_NETWORK = "check the network of this machine, then try again"
 
 
 class GoogleError(Exception):
@@ -101,7 +102,11 @@ def call(
         raise _silence(url, error) from None
     if not answer.ok:
         raise refusal(answer)
-    return answer.json() if answer.content else None
+    try:
+        return answer.json() if answer.content else None
+    except ValueError:
+        message = f"{_host(url)} answered something that is not JSON: is there a proxy on the way?"
+        raise GoogleError(message, None, CHECK_NETWORK) from None
 
 
 def refusal(answer: requests.Response) -> GoogleError:
@@ -121,7 +126,7 @@ def refusal(answer: requests.Response) -> GoogleError:
 
 def _silence(url: str, error: Exception) -> GoogleError:
     message = f"no answer from {_host(url)} ({type(error).__name__})"
-    return GoogleError(message, None, "check the network of this machine, then try again")
+    return GoogleError(message, None, CHECK_NETWORK)
 
 
 def _first(error: Exception) -> str:

@@ -176,10 +176,14 @@ def test_spot_is_cheaper_than_standard_terms() -> None:
 
 @pytest.mark.parametrize("row", PRICES, ids=lambda row: " ".join([*row.values()][:4]))
 def test_a_price_is_of_something_that_can_be_had(row: dict[str, str]) -> None:
-    """A machine with that many GPUs, on those terms, in that region; or a part of Cloud Run's."""
+    """A machine with that many GPUs, on those terms, in that region; or a part of Cloud Run's; or
+    something without a GPU."""
+    if row["gpus"] == "0":
+        assert row["per"] in ("hour", "month", "GiB-month", "GiB")
+        return
     assert row["per"] == "hour"
     if row["item"].startswith("cloud-run:"):
-        part = row["item"].partition(":")[2]
+        part = row["item"].split(":")[1]
         assert part in ("vcpu", "gib") or row["region"] in catalogue.cloud_run_regions(part)
         return
     (machine,) = (

@@ -555,6 +555,7 @@ def test_outputs_are_a_contract(deploy: Deploy) -> None:
         "sshCommand",
         "logsUrl",
         "consoleUrl",
+        "cost",
     }
     assert outputs["baseUrl"] == "https://llm-dev.example.com/v1"
     assert outputs["model"] == "Qwen/Qwen3-4B"

@@ -24,6 +24,8 @@ OLDEST = (0, 20, 0)
 DRIVER_535 = "0.24.0"
 """The newest that runs on drivers before R550, for its libraries are not compressed yet
 (ollama/ollama#16449, #16895)."""
+IMAGE_GIB = 2.0
+"""U: with its CUDA libraries."""
 
 PORT = 11434
 READY = "ready"

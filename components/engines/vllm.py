@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 NEWEST = "0.33.0"
 OLDEST = (0, 32, 0)
 SOURCE: Literal["hub", "ollama"] = "hub"
+IMAGE_GIB = 12.0
+"""vllm-project/vllm#27154 (2025-10)."""
 
 PORT = 8000
 HEALTH_PATH = "/health"
