@@ -4,7 +4,7 @@ Prints the image by its digest on standard output and nothing else there, for it
 output; how it goes is told on standard error. The image's tag is made of all that goes into it,
 so that an image that is there already is not built again. A build of it that runs already, of an
 `up` that was killed, is waited for. A build that this has started does not outlive it: see
-scripts/cancel_build.py. Exits 1 when there is no image in the end.
+scripts/cancel_when_gone.py. Exits 1 when there is no image in the end.
 
 Environment:
   PROJECT, REGION     where to build
@@ -24,24 +24,22 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import requests
 
-from scripts import cancel_build, cloud_build
+from scripts import cloud_build
+from scripts.cancel_when_gone import Interrupted, watched
 from scripts.cloud_build import Build, Log
 from scripts.download_weights import Plan, Source, StagingError, fetch, source_of
 from scripts.google_api import TIMEOUT, GoogleError, refusal, session
-from scripts.stage_weights import Interrupted, interrupt
+from scripts.stage_weights import interrupt
 
-ROOT = Path(__file__).parents[1]
 FILES = Path(__file__).with_name("model-image")
 
 GB = 10**9
@@ -65,8 +63,9 @@ LAST_LINES = 15
 SETTLING_S = 10.0
 """The last lines of a log come later than the news that the build has ended."""
 
-NOISE = re.compile(r"#\d+ (sha256:|extracting sha256:|transferring|resolve )")
-"""BuildKit's lines about each of a hundred layers."""
+NOISE = re.compile(r"#\d+ (sha256:|extracting sha256:|transferring|resolve |[\d.]+ Hint: )")
+"""BuildKit's lines about each of a hundred layers; advice of the hub's client about other tools."""
+COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 DENIED = re.compile(r"PermissionDenied|permission.*denied|denied.*permission|act as service", re.I)
 MEDIA_TYPES = ", ".join(
     (
@@ -270,14 +269,18 @@ def run(http: requests.Session, order: Order, build: Build, tell: Tell) -> str:
         if other.get("images") == [image]:
             tell(f"waiting for a build of it that runs already: {other['logUrl']}")
             return ended(http, follow(http, other, tell), tell)
-    with watched(tell) as watch:
+    with watched() as watch:
         try:
             started = cloud_build.submit(http, *place, build=build)
         except GoogleError as error:
             raise submission(error) from None
-        watch(started["name"])
+        watch(cloud_build.cancellation(started["name"]))
         tell(f"building {image}: {started['logUrl']}")
-        return ended(http, follow(http, started, tell), tell)
+        try:
+            return ended(http, follow(http, started, tell), tell)
+        except Interrupted:
+            tell("interrupted: the build is being cancelled")
+            raise
 
 
 def submission(error: GoogleError) -> Exception:
@@ -289,42 +292,6 @@ def submission(error: GoogleError) -> Exception:
             " (https://cloud.google.com/build/docs/locations#restricted_regions_for_some_projects)",
         )
     return Denied(error.message, error.next_step) if DENIED.search(error.message) else error
-
-
-@contextmanager
-def watched(tell: Tell) -> Generator[Callable[[str], None]]:
-    """Cancels the build of which it is told if this process is interrupted, however that happens.
-
-    A failure is no interruption: what goes on without us is waited for next time.
-    """
-    watcher = subprocess.Popen(  # noqa: S603 our own script
-        [sys.executable, "-m", cancel_build.__name__],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        text=True,
-    )
-    assert watcher.stdin  # noqa: S101 it was asked for
-
-    def send(line: str) -> None:
-        with suppress(OSError):
-            print(line, file=watcher.stdin, flush=True)
-
-    try:
-        yield send
-    except Interrupted:
-        tell("interrupted: the build is being cancelled")
-        raise
-    except BaseException:
-        send(cancel_build.DONE)
-        raise
-    else:
-        send(cancel_build.DONE)
-    finally:
-        watcher.stdin.close()
-        watcher.wait()
 
 
 class Follower:
@@ -346,6 +313,7 @@ class Follower:
             news = []
             if not self._last:
                 self.say(f"its log cannot be read: {error.message}")
+        news = [COLOURS.sub("", line) for line in news]
         self.lines += news
         for line in news:
             if line.strip() and not NOISE.match(line):

@@ -31,9 +31,9 @@ def look(http: requests.Session, name: str) -> Build:
     return call(http, "GET", f"{base('cloudbuild')}/v1/{name}")
 
 
-def cancel(http: requests.Session, name: str) -> None:
-    """End a build; GoogleError also when it has ended already."""
-    call(http, "POST", f"{base('cloudbuild')}/v1/{name}:cancel", body={})
+def cancellation(name: str) -> str:
+    """The address at which a POST ends a build."""
+    return f"{base('cloudbuild')}/v1/{name}:cancel"
 
 
 def _builds(project: str, region: str) -> str:

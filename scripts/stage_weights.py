@@ -8,7 +8,8 @@ Everything comes from the environment, so that nothing secret stands in a proces
 REGION, JOB, BUCKET, and what the job has: SOURCE, MODEL, REVISION, HF_ENDPOINT; HF_TOKEN is secret.
 How it goes is told on stderr. The last line, alone on stdout, is the same for the same weights.
 
-Interrupted, it cancels the execution that it has started. Exits 1 when the weights are not there.
+Interrupted or killed, it has the execution that it has started cancelled
+(scripts/cancel_when_gone.py). Exits 1 when the weights are not there.
 """
 
 import os
@@ -24,6 +25,7 @@ from urllib.parse import quote, urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 
+from scripts.cancel_when_gone import Interrupted, watched
 from scripts.download_weights import STATUS, Source, StagingError, amount, source_of
 from scripts.google_api import GoogleError, base, call, session
 
@@ -39,14 +41,6 @@ SAME = ("SOURCE", "MODEL", "REVISION", "BUCKET")
 
 
 T = TypeVar("T")
-
-
-class Interrupted(Exception):
-    """Somebody wants this to end; `number` is the signal."""
-
-    def __init__(self, number: int, *_: Any) -> None:
-        super().__init__()
-        self.number = number
 
 
 def say(line: str) -> None:
@@ -173,9 +167,9 @@ class Job:
         status = self.status()
         return Execution(body), status if status.get("execution") == execution.id else {}
 
-    def cancel(self, execution: Execution) -> None:
-        """Stop it."""
-        call(self._http, "POST", f"{self._run}{execution.name}:cancel", body={})
+    def cancellation(self, execution: Execution) -> str:
+        """The address at which a POST stops it."""
+        return f"{self._run}{execution.name}:cancel"
 
 
 def seen(execution: Execution, status: Mapping[str, Any]) -> str:
@@ -240,19 +234,19 @@ def stage(env: Mapping[str, str], source: Source) -> dict[str, Any]:
     status = insist(teller, PATIENCE_SECONDS, job.status)
     if commit and (status.get("state"), status.get("commit")) == ("done", commit):
         return status
-    execution, mine = insist(teller, PATIENCE_SECONDS, job.running), None
-    try:
-        if execution:
-            say(f"joining {execution.id}, which is at work already")
-        else:
-            execution = mine = job.start()
-            say(f"started {execution.id}; its log: {execution.body.get('logUri', '')}")
+    if execution := insist(teller, PATIENCE_SECONDS, job.running):
+        say(f"joining {execution.id}, which is at work already")
         execution, status = follow(teller, job, execution)
-    except Interrupted:
-        if mine:
-            job.cancel(mine)
-            say(f"cancelled {mine.id}; what is in the bucket stays, and is not loaded again")
-        raise
+    else:
+        with watched() as watch:
+            execution = job.start()
+            watch(job.cancellation(execution))
+            say(f"started {execution.id}; its log: {execution.body.get('logUri', '')}")
+            try:
+                execution, status = follow(teller, job, execution)
+            except Interrupted:
+                say(f"{execution.id} is cancelled; what is in the bucket is not loaded again")
+                raise
     if execution.succeeded:
         status = insist(teller, PATIENCE_SECONDS, job.status)
         if status.get("state") == "done":
