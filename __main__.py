@@ -88,6 +88,7 @@ public = PublicHostname(
     name,
     {
         "domain": domain,
+        "platform": settings.platform,
         "tunnel_id": tunnel.id,
         "origin": server.origin,
         "origin_host": server.origin_host,
@@ -121,5 +122,8 @@ pulumi.export("clientSecrets", pulumi.Output.secret(secrets))
 # For the operator.
 pulumi.export("sshCommand", links.ssh_command(settings.project, settings.region, server.group))
 pulumi.export("logsUrl", links.logs_url(settings.project, name))
-pulumi.export("consoleUrl", links.console_url(settings.project, settings.region, server.group))
+pulumi.export(
+    "consoleUrl",
+    links.console_url(settings.platform, settings.project, settings.region, server.group),
+)
 pulumi.export("cost", cost.card)

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import pulumi
-from pulumi_command import local
 from pulumi_gcp import compute
 
+from components.announcement import announcement
 from components.catalogue import Provisioning
 from components.ordering import after
 from components.place import Place
@@ -91,24 +91,16 @@ class InstanceGroup(pulumi.ComponentResource):
             opts=child,
         )
 
-        def announce(role: str, text: str | None, **causes: pulumi.Input[str]) -> local.Command:
-            """Silent when created; an update speaks before the group hears of the change."""
-            return local.Command(
-                f"{name}-{role}",
-                update=f"echo '{text}'" if text else None,
-                environment=causes,
-                opts=child,
-            )
-
         outage = OUTAGE if args["replicas"] <= (len(args["zones"]) or ZONES_OF_A_GROUP) else ROLL
         announcements = [
             # Always there, so that a change to `replace` with machines out of date speaks, too.
-            announce(
-                "outage",
+            announcement(
+                f"{name}-outage",
                 outage if args["rollout"] == "replace" else None,
-                REVISION=args["revision"],
+                {"REVISION": args["revision"]},
+                child,
             ),
-            announce("move", MOVE, ZONES=",".join(sorted(args["zones"]))),
+            announcement(f"{name}-move", MOVE, {"ZONES": ",".join(sorted(args["zones"]))}, child),
         ]
         group = compute.RegionInstanceGroupManager(
             f"{name}-group",

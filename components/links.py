@@ -29,8 +29,12 @@ def logs_url(project: str, machine_name: str) -> str:
     return f"{page}?project={project}"
 
 
-def console_url(project: str, region: str, group: pulumi.Input[str]) -> pulumi.Output[str]:
-    """The instance group in Google's console: machines, errors, monitoring."""
+def console_url(
+    platform: str, project: str, region: str, group: pulumi.Input[str]
+) -> pulumi.Output[str]:
+    """Google's console: the group of machines, or the project's services on Cloud Run."""
+    if platform == "cloud-run":
+        return pulumi.Output.from_input(f"https://console.cloud.google.com/run?project={project}")
     return pulumi.Output.concat(
         f"https://console.cloud.google.com/compute/instanceGroups/details/{region}/",
         group,

@@ -77,18 +77,16 @@ class ModelBucket(pulumi.ComponentResource):
             )
             for role, member in (("objectViewer", args["reader"]), ("objectUser", stager))
         ]
-        what = {
-            "SOURCE": source.kind,
-            "MODEL": source.model,
-            "REVISION": source.revision,
-            "HF_ENDPOINT": source.hub,
-        }
         job = cloudrunv2.Job(
             f"{name}-staging",
             project=place.project,
             location=place.region,
             deletion_protection=False,
-            template={"template": download(args, what | {"BUCKET": after(bucket.name, *grants)})},
+            template={
+                "template": download(
+                    args, {**source.environment, "BUCKET": after(bucket.name, *grants)}
+                )
+            },
             labels=place.labels,
             opts=child,
         )
@@ -97,7 +95,7 @@ class ModelBucket(pulumi.ComponentResource):
         staged = local.Command(
             f"{name}-staged",
             create=".venv/bin/python -m scripts.stage_weights",
-            environment=what
+            environment=source.environment
             | {
                 "PROJECT": place.project,
                 "REGION": place.region,

@@ -7,7 +7,7 @@ from pulumi_command import local
 from pulumi_gcp import artifactregistry, projects
 
 from components.model_bucket import digest
-from components.model_source import ModelSource
+from components.model_source import DEPLOYED_TAG, ModelSource
 from components.ordering import after
 from components.place import Place
 from components.scripts import script
@@ -65,6 +65,12 @@ class ModelImage(pulumi.ComponentResource):
                     "action": "KEEP",
                     "most_recent_versions": {"keep_count": 2},
                 },
+                {
+                    # Back to an older image, it is not among the newest.
+                    "id": "keep-deployed",
+                    "action": "KEEP",
+                    "condition": {"tag_state": "TAGGED", "tag_prefixes": [DEPLOYED_TAG]},
+                },
             ],
             labels=place.labels,
             opts=child,
@@ -99,17 +105,14 @@ class ModelImage(pulumi.ComponentResource):
         built = local.Command(
             f"{name}-image",
             create=".venv/bin/python -m scripts.build_image",
-            environment={
+            environment=source.environment
+            | {
                 "PROJECT": place.project,
                 "REGION": place.region,
                 "REPOSITORY": after(repository.registry_uri, *grants),
                 "NAME": args["engine"],
                 "ENGINE": args["engine"],
-                "SOURCE": source.kind,
                 "BASE_IMAGE": args["base_image"],
-                "MODEL": source.model,
-                "REVISION": source.revision,
-                "HF_ENDPOINT": source.hub,
                 "SERVICE_ACCOUNT": pulumi.Output.concat(
                     "projects/", place.project, "/serviceAccounts/", args["stager"]
                 ),

@@ -2,6 +2,13 @@
 
 from typing import Literal, NamedTuple
 
+LARGEST_IMAGE_GB = 10
+"""A model in an image "is best suited for smaller models less than 10 GB":
+https://cloud.google.com/run/docs/configuring/jobs/gpu-best-practices."""
+
+DEPLOYED_TAG = "deployed"
+"""What an image with a model is called while machines run it: no clean-up removes it then."""
+
 
 class ModelSource(NamedTuple):
     """A model as its engine names it."""
@@ -16,3 +23,13 @@ class ModelSource(NamedTuple):
     """Address of the Hugging Face hub, or of a mirror."""
     keep: bool
     """Whether the bucket outlives the stack, and the model's turn in it."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What scripts know it by."""
+        return {
+            "SOURCE": self.kind,
+            "MODEL": self.model,
+            "REVISION": self.revision,
+            "HF_ENDPOINT": self.hub,
+        }

@@ -3,11 +3,13 @@
 from typing import TypedDict
 
 import pulumi
+from pulumi_command import local
 from pulumi_gcp import serviceaccount
 
 from components.model_bucket import ModelBucket
 from components.model_image import ModelImage
 from components.model_source import ModelSource
+from components.ordering import after
 from components.place import Place
 from components.stored_secret import StoredSecret
 
@@ -100,5 +102,13 @@ class ModelWeights(pulumi.ComponentResource):
                     opts=child,
                 ).image
             case _:
-                self.location = pulumi.Output.from_input("")
+                # The machines fetch it themselves: that they can is known before any GPU is paid.
+                found = local.Command(
+                    f"{name}-model",
+                    create=".venv/bin/python -m scripts.find_model",
+                    environment=source.environment
+                    | ({"HF_TOKEN": token} if token is not None else {}),
+                    opts=child,
+                )
+                self.location = after("", found)
         self.register_outputs({"location": self.location, "token_version": self.token_version})

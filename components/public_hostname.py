@@ -6,12 +6,19 @@ from typing import TypedDict
 import pulumi
 import pulumi_cloudflare as cloudflare
 
+from components.announcement import announcement
 from components.domain import Domain
 from components.ordering import after
+
+SWITCH = (
+    "The platform changes: the endpoint is DOWN, wholly or in part, from now until the new one has"
+    " loaded the model and the old one is gone."
+)
 
 
 class PublicHostnameArgs(TypedDict):
     domain: Domain
+    platform: str
     tunnel_id: pulumi.Input[str]
     origin: pulumi.Input[str]
     """The engine, as cloudflared reaches it: `http://127.0.0.1:8000`."""
@@ -47,6 +54,13 @@ class PublicHostname(pulumi.ComponentResource):
             http_host_header=args["origin_host"],
         )
 
+        switch = announcement(
+            f"{name}-switch",
+            SWITCH,
+            {"PLATFORM": args["platform"]},
+            pulumi.ResourceOptions(parent=self),
+        )
+        origin = after(args["origin"], switch)
         configuration = cloudflare.ZeroTrustTunnelCloudflaredConfig(
             f"{name}-tunnel-config",
             account_id=domain.account_id,
@@ -57,7 +71,7 @@ class PublicHostname(pulumi.ComponentResource):
                         cloudflare.ZeroTrustTunnelCloudflaredConfigConfigIngressArgs(
                             hostname=domain.hostname,
                             path=path,
-                            service=args["origin"],
+                            service=origin,
                             origin_request=origin_request,
                         )
                         for path in args["public_paths"]

@@ -1,11 +1,14 @@
 """What must hold between a stack's settings. A rule's parameters name the settings it compares."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 
 from components import catalogue
 from components.catalogue import Machine, Provisioning
 from components.engine import engine as engine_named
+from components.model_source import LARGEST_IMAGE_GB
+from components.models import models
 from components.problem import Problem, command, key
 
 Problems = Iterator[Problem]
@@ -15,6 +18,9 @@ REPLICAS_PER_TUNNEL = 25
 
 SHORTEST_CONTEXT = 1024
 """Tokens; with fewer, hardly a prompt and its answer go together."""
+
+ENGINE_GIB = 8
+"""Memory that an engine takes besides the weights (U)."""
 
 FREE_MAIL = re.compile(
     r"(126|163|aol|fastmail|gmail|googlemail|icloud|me|msn|protonmail|qq)\.com"
@@ -245,6 +251,36 @@ def gpu_is_on_cloud_run(gpu: str, gpu_count: int, region: str) -> Problems:
         )
 
 
+def image_is_small_enough(weights: str, model: str) -> Problems:
+    """A large model takes long to build into an image, and to pull. Of others the build tells."""
+    known = models().get(model)
+    if weights == "image" and known and known.weights > LARGEST_IMAGE_GB * 1e9:
+        yield Problem(
+            key("weights"),
+            "'image'",
+            f"bucket, or hub: an image is for models up to {LARGEST_IMAGE_GB} GB, and {model} has"
+            f" {known.weights / 1e9:.1f}",
+            command("weights", "bucket"),
+        )
+
+
+def weights_fit_instance(weights: str, model: str, gpu: str, memory_gib: int) -> Problems:
+    """The files of an instance on Cloud Run lie in its memory, also those that it downloads."""
+    known = models().get(model)
+    if weights != "hub" or known is None:
+        return
+    given = memory_gib or (catalogue.gpu(gpu).cloud_run or (0, 0))[1]
+    needed = math.ceil(known.weights / 2**30) + ENGINE_GIB
+    if given < needed:
+        yield Problem(
+            key("memory_gib"),
+            str(memory_gib),
+            f"{needed} or more with weights 'hub': {model} is downloaded into the memory of an"
+            " instance, which has no disk",
+            f"{command('weights', 'bucket')}, or {command('memory_gib', needed)}",
+        )
+
+
 def instances_are_ordered(min_instances: int, max_instances: int) -> Problems:
     """Cloud Run keeps between the two."""
     if min_instances > max_instances:
@@ -267,6 +303,7 @@ RULES = (
     somebody_may_call,
     mail_domains_are_closed,
     hostname_is_in_zone,
+    image_is_small_enough,
 )
 PLATFORM_RULES = {
     "vm": (
@@ -277,6 +314,11 @@ PLATFORM_RULES = {
         run_is_limited,
         replicas_fit_tunnel,
     ),
-    "cloud-run": (gpu_is_on_cloud_run, instance_is_big_enough, instances_are_ordered),
+    "cloud-run": (
+        gpu_is_on_cloud_run,
+        instance_is_big_enough,
+        weights_fit_instance,
+        instances_are_ordered,
+    ),
 }
 """What holds on one platform only; the keys of the other are left alone there."""

@@ -33,6 +33,7 @@ from typing import Any, NoReturn, Self
 
 import requests
 
+from components.model_source import DEPLOYED_TAG, LARGEST_IMAGE_GB
 from scripts import cloud_build
 from scripts.cancel_when_gone import Interrupted, watched
 from scripts.cloud_build import Build, Log
@@ -43,9 +44,6 @@ from scripts.stage_weights import interrupt
 FILES = Path(__file__).with_name("model-image")
 
 GB = 10**9
-LARGEST = 10 * GB
-"""Bytes of a model. To keep one in an image "is best suited for smaller models less than 10 GB":
-https://cloud.google.com/run/docs/configuring/jobs/gpu-best-practices."""
 BUILDER = "gcr.io/cloud-builders/docker"
 TIMEOUT_S, TIMEOUT_S_PER_GB = 3600, 300
 """Of a build. The machine is the default one, with two CPUs: in some regions some projects have no
@@ -153,10 +151,10 @@ def size(source: Source, plan: Plan) -> int:
 
 def check_size(model: str, bytes_: int) -> None:
     """ImageError for a model that is better kept elsewhere."""
-    if bytes_ > LARGEST:
+    if bytes_ > LARGEST_IMAGE_GB * GB:
         raise ImageError(
             f"{model} has {bytes_ / GB:.1f} GB, and an image is for models up to"
-            f" {LARGEST / GB:.0f} GB: Google advises Cloud Storage for larger ones"
+            f" {LARGEST_IMAGE_GB} GB: Google advises Cloud Storage for larger ones"
             " (https://cloud.google.com/run/docs/configuring/jobs/gpu-best-practices)",
             f"{BUCKET}, from which the engine streams them",
         )
@@ -219,22 +217,40 @@ def build_of(order: Order, given: Mapping[str, str], image: str, bytes_: int) ->
 # --- building -------------------------------------------------------------------------------------
 
 
-def found(http: requests.Session, image: str) -> str | None:
-    """An image's digest, if it is in its repository. GoogleError when that cannot be seen."""
-    name, _, tag = image.rpartition(":")
-    host, _, path = name.partition("/")
-    url = f"https://{host}/v2/{path}/manifests/{tag}"
+def manifest(
+    http: requests.Session, image: str, reference: str, new: requests.Response | None = None
+) -> requests.Response:
+    """An image's manifest by its tag or digest; with `new`, that is put there first.
+
+    Answers 404 when there is none. GoogleError when the repository cannot be asked.
+    """
+    host, _, path = image.partition("/")
+    url = f"https://{host}/v2/{path}/manifests/{reference}"
     try:
-        answer = http.get(url, headers={"Accept": MEDIA_TYPES}, timeout=TIMEOUT)
+        if new is None:
+            answer = http.get(url, headers={"Accept": MEDIA_TYPES}, timeout=TIMEOUT)
+        else:
+            kind = {"Content-Type": new.headers["Content-Type"]}
+            answer = http.put(url, data=new.content, headers=kind, timeout=TIMEOUT)
     except requests.RequestException as error:
         raise GoogleError(
             f"no answer from {host} ({type(error).__name__})", None, "pulumi up"
         ) from None
-    if answer.status_code == 404:
-        return None
-    if not answer.ok:
+    if not answer.ok and answer.status_code != 404:
         raise refusal(answer)
-    return answer.headers["Docker-Content-Digest"]
+    return answer
+
+
+def found(http: requests.Session, image: str) -> str | None:
+    """An image's digest, if it is in its repository. GoogleError when that cannot be seen."""
+    name, _, tag = image.rpartition(":")
+    answer = manifest(http, name, tag)
+    return answer.headers["Docker-Content-Digest"] if answer.ok else None
+
+
+def deploy(http: requests.Session, image: str, digest: str) -> None:
+    """Tag the image that machines are about to run: the repository keeps it, however old it is."""
+    manifest(http, image, DEPLOYED_TAG, manifest(http, image, digest))
 
 
 def make(http: requests.Session, order: Order, tell: Tell) -> str:
@@ -404,7 +420,9 @@ def main() -> int:
     os.environ.pop("HF_TOKEN", None)  # nothing that this starts needs it
     try:
         with session() as http:
-            print(f"{order.image}@{make(http, order, tell)}")
+            digest = make(http, order, tell)
+            deploy(http, order.image, digest)
+            print(f"{order.image}@{digest}")
     except StagingError as error:
         print(f"{error}\n  next: {error.next_step}", file=sys.stderr)
     except (GoogleError, ImageError) as error:

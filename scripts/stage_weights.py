@@ -66,8 +66,8 @@ def find_commit(source: Source) -> str | None:
             answer = http.head(source.sample(commit), headers=source.headers, timeout=TIMEOUT)
             refuse(source, answer)
         except requests.RequestException:
-            # A mirror may be there for the job alone; it will tell.
-            say(f"{urlsplit(source.about).netloc} does not answer here; the job will ask it")
+            # A mirror may be there for the cloud alone; what runs there will tell.
+            say(f"{urlsplit(source.about).netloc} does not answer here; the cloud will ask it")
             return None
         return commit
 

@@ -28,7 +28,7 @@ from rehearsal.google.oauth2 import OAuth2
 from rehearsal.google.registry import REPOSITORY, Registry
 from rehearsal.google.secret_manager import VERSION, SecretManager
 from rehearsal.internet import Internet
-from rehearsal.machines import machine
+from rehearsal.machines import image_files, machine
 from rehearsal.machines.machine import Machine, MachineSpec, Share
 from rehearsal.store import Body
 from rehearsal.world import CREDENTIALS, Accounts, World, client_environment
@@ -311,6 +311,11 @@ class Project:
         code, said = self.do(guest.run("/bin/sh", "-c", script, stdin=stdin))
         assert code == 0, said
         return said
+
+    def digest(self, tag: str) -> str:
+        """Of the image with this tag, as it lies in the repository."""
+        folder = self.world.directory / "images" / MODELS / "manifests" / "llm-dev"
+        return image_files.digest((folder / tag).read_bytes())
 
     def layers(self, image: str) -> Iterator[tuple[str, bytes]]:
         """What an image consists of: its manifest, its configuration and every file of a layer."""

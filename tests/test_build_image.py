@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from components.model_source import DEPLOYED_TAG
 from rehearsal import leaks
 from scripts.build_image import ImageError, Order, arguments, build_of, check_size, submission, tag
 from scripts.download_weights import File, Plan
@@ -90,6 +91,18 @@ def test_another_engine_revision_or_model_is_built_again(
 
     assert other != vllm
     assert len(project.builds()) == builds + 1
+
+
+def test_what_machines_run_is_tagged_so_that_no_clean_up_takes_it(
+    project: Project, vllm: str
+) -> None:
+    """Back to an older image, it is not among the newest any more; the repository keeps the tag."""
+    newer = project.image(**WITH_TOKEN | {"REVISION": "v1"})
+    assert project.digest(DEPLOYED_TAG) == newer.partition("@")[2]
+
+    project.run(**WITH_TOKEN)
+
+    assert project.digest(DEPLOYED_TAG) == vllm.partition("@")[2]
 
 
 def test_another_dockerfile_is_another_image_and_another_mirror_is_not() -> None:

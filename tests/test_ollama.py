@@ -166,6 +166,9 @@ def problems(**settings: object) -> list[str]:
         "model_revision": None,
         "engine_args": (),
         "engine_env": (),
+        "engine_version": None,
+        "platform": "vm",
+        "gpu": "nvidia-l4",
     }
     given = all_of_them | settings
     return [

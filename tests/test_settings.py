@@ -277,6 +277,34 @@ wrong(
     set_to("maxInstances", 2),
 )
 wrong(
+    "model too large for an image",
+    {"llm-endpoint:weights": "image", "llm-endpoint:model": "Qwen/Qwen3-8B"},
+    "models up to 10 GB, and Qwen/Qwen3-8B has 16.4",
+    set_to("weights", "bucket"),
+)
+wrong(
+    "weights that fill the memory of an instance",
+    {
+        "llm-endpoint:memoryGib": "16",
+        "llm-endpoint:model": "Qwen/Qwen3-14B-FP8",
+        "llm-endpoint:weights": "hub",
+    }
+    | CLOUD_RUN,
+    "24 or more with weights 'hub'",
+    set_to("memoryGib", 24),
+)
+wrong(
+    "Ollama too new for Cloud Run's driver",
+    {
+        "llm-endpoint:engineVersion": "0.32.15",
+        "llm-endpoint:engine": "ollama",
+        "llm-endpoint:model": "qwen3:8b",
+    }
+    | CLOUD_RUN,
+    "at most 0.24.0",
+    set_to("engineVersion", "0.24.0"),
+)
+wrong(
     "engine that there is not",
     {"llm-endpoint:engine": "tgi"},
     "vllm",

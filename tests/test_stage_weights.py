@@ -354,7 +354,7 @@ def test_a_mirror_that_only_the_job_reaches_does_not_stop_it(deployer: Deployer)
     status, out, err = deployer.stage(HF_ENDPOINT="https://mirror.example.internal")
 
     assert status == 0
-    assert "mirror.example.internal does not answer here; the job will ask it" in err
+    assert "mirror.example.internal does not answer here; the cloud will ask it" in err
     assert DONE.fullmatch(out)
 
 

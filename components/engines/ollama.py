@@ -196,6 +196,23 @@ def version_is_in_the_name(model_revision: str | None) -> Iterator[Problem]:
         )
 
 
+def driver_takes_it(engine_version: str | None, platform: str, gpu: str) -> Iterator[Problem]:
+    """On Cloud Run the driver is Google's; a newer Ollama finds no GPU, and says so in a log."""
+    newest = version(platform, gpu)
+    if engine_version and newest == DRIVER_535 and _numbers(engine_version) > _numbers(newest):
+        yield Problem(
+            key("engine_version"),
+            repr(engine_version),
+            f"at most {newest}: newer ones do not run on the driver that Cloud Run has for {gpu}",
+            f"pulumi config rm {key('engine_version')}, or {command('engine_version', newest)}",
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """A version to compare; a digest tells nothing, and counts as old."""
+    return () if version.startswith("sha256:") else tuple(map(int, version.split(".")))
+
+
 def it_takes_no_flags(engine_args: tuple[str, ...]) -> Iterator[Problem]:
     """Ollama is configured by its environment."""
     if engine_args:
@@ -219,4 +236,10 @@ def variables_are_yours(engine_env: tuple[str, ...]) -> Iterator[Problem]:
             )
 
 
-RULES = (model_runs_here, version_is_in_the_name, it_takes_no_flags, variables_are_yours)
+RULES = (
+    model_runs_here,
+    version_is_in_the_name,
+    driver_takes_it,
+    it_takes_no_flags,
+    variables_are_yours,
+)
