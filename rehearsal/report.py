@@ -101,6 +101,8 @@ def draw(events: list[Event], columns: int = COLUMNS) -> list[str]:
     width = min(columns, COLUMNS) - NAME_COLUMNS - 24
     total = max((span.end for span in spans), default=0.0)
     stages = [event for event in events if event.life is None and not event.holds]
+    taken = [event for event in events if event.holds]
+    moments = spans
     lines: list[str] = []
     for stage in stages:
         # Machines record on their own what begins and ends within a stage.
@@ -110,10 +112,24 @@ def draw(events: list[Event], columns: int = COLUMNS) -> list[str]:
         spans = [it for it in spans if it not in inside]
         lines.append(_line(stage.name, inside, total, width, bar=" "))
         lines += [_line(f"  {name}", group, total, width) for name, group in _groups(inside)]
+        ends = max(it.event.end for it in inside)
+        for event in (it for it in taken if stage.start <= it.start < ends):
+            start, end = (_moment(moments, at) for at in (event.start, min(event.end, ends)))
+            lines.append(_line(f"  {event.name}", [Span(event, start, end)], total, width, bar="░"))
     if not lines:
         return []
     heading = f"  {'what':<{NAME_COLUMNS}} {'here':>7} {'in life':>9}"
     return [heading, *lines, f"  {FIGURES}"]
+
+
+def _moment(spans: list[Span], at: float) -> float:
+    """When in life that is which happened here at a time: after all that was done by then."""
+    done = (
+        it.start + (it.end - it.start) * min(1.0, (at - it.event.start) / it.event.duration)
+        for it in spans
+        if it.event.start <= at
+    )
+    return max(done, default=0.0)
 
 
 def _groups(spans: list[Span]) -> list[tuple[str, list[Span]]]:

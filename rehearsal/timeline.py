@@ -19,6 +19,11 @@ class Event:
     holds: str = ""
     """What was taken up for so long, such as a GPU: not work, but what it costs."""
 
+    @property
+    def duration(self) -> float:
+        """Seconds here; never quite nothing."""
+        return max(self.end - self.start, 1e-6)
+
 
 def record(path: Path, event: Event) -> None:
     """Append one event to a timeline file."""
@@ -33,10 +38,10 @@ def read(*paths: Path) -> list[Event]:
 
 
 @contextmanager
-def span(path: Path, name: str, life: float | None = None) -> Generator[None]:
+def span(path: Path, name: str, life: float | None = None, holds: str = "") -> Generator[None]:
     """Record the time that the block takes, also when it raises."""
     start = time.time()
     try:
         yield
     finally:
-        record(path, Event(name, start, time.time(), life))
+        record(path, Event(name, start, time.time(), life, holds))

@@ -281,7 +281,7 @@ class Cloud:
 
     def gpu_spans(self) -> list[Event]:
         """When a GPU was taken up."""
-        return [it for it in read(self.world.timeline) if it.holds]
+        return [it for it in read(self.world.timeline) if it.holds.startswith("nvidia")]
 
 
 def service(*arguments: str, code: str = SERVER, **more: Any) -> Body:

@@ -626,7 +626,13 @@ def test_an_instance_gets_as_long_to_start_as_its_model_needs(deploy: Deploy) ->
 
     small = budget({"llm-endpoint:model": "Qwen/Qwen3-0.6B"})
     larger = budget({"llm-endpoint:model": "Qwen/Qwen3-8B"})
-    from_the_hub = budget({"llm-endpoint:model": "Qwen/Qwen3-8B", "llm-endpoint:weights": "hub"})
+    from_the_hub = budget(
+        {
+            "llm-endpoint:model": "Qwen/Qwen3-8B",
+            "llm-endpoint:weights": "hub",
+            "llm-endpoint:memoryGib": "32",
+        }
+    )
     unknown = budget({"llm-endpoint:model": "our-team/our-own-model"})
 
     assert 240 < small < larger < from_the_hub < unknown == 1800

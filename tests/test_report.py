@@ -40,6 +40,16 @@ def test_the_drawing_shows_what_takes_long_and_sums_up_the_rest() -> None:
     assert "4.9 min" in lines[1], "a stage's heading has its whole"
 
 
+def test_the_drawing_shows_from_when_to_when_a_gpu_is_paid_for() -> None:
+    """Here from the boot's middle on: 41 seconds into life, to the end of what is drawn."""
+    events = [*UP, Event("GPU of llm-dev-x", 103.5, 200.0, holds="nvidia-l4")]
+
+    (line,) = (line for line in draw(events) if "GPU of" in line)
+
+    assert "░" in line
+    assert "4.2 min" in line, "half the boot, the pull, the weights"
+
+
 def test_the_drawing_fits_a_hundred_columns() -> None:
     """However long the names are."""
     long = [Event(f"{'x' * 80} {number}", 101, 102, 30.0) for number in range(3)]

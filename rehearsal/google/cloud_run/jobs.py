@@ -166,7 +166,7 @@ class Jobs:
     # Execution
 
     async def _execute_and_record(self, name: str, workload: Workload) -> None:
-        with timeline.span(self._world.timeline, f"run {workload.name}"):
+        with timeline.span(self._world.timeline, f"run {workload.name}", holds="job"):
             await self._execute(name, workload)
 
     async def _execute(self, name: str, workload: Workload) -> None:
