@@ -66,7 +66,7 @@ def volumes(
     """What is mounted: the token's version (`projects/../secrets/../versions/1`), the bucket."""
     found: list[cloudrunv2.ServiceTemplateVolumeArgsDict] = []
     if token:
-        secret, _, version = token.partition("/versions/")
+        secret, version = token.split("/versions/")
         item: cloudrunv2.ServiceTemplateVolumeSecretItemArgsDict = {
             "version": version,
             "path": TOKEN_FILE.rpartition("/")[2],

@@ -18,6 +18,9 @@ from components.scripts import script
 PYTHON_IMAGE = "library/python:3.13.9-slim"
 """Runs scripts/download_weights.py, which needs nothing else."""
 
+KEPT_LABEL = "llm-endpoint-kept"
+"""Marks a bucket that outlives its stack, so that whoever looks for what is left knows it by it."""
+
 DOWNLOAD_TIMEOUT_S = 6 * 3600
 """The largest models have 1.5 TB; at 100 MB/s that takes four hours and a bit."""
 
@@ -63,7 +66,7 @@ class ModelBucket(pulumi.ComponentResource):
             # Weights can be fetched again: nothing of them is worth another copy.
             soft_delete_policy={"retention_duration_seconds": 0},
             force_destroy=True,
-            labels=place.labels,
+            labels={**place.labels, **({KEPT_LABEL: "true"} if source.keep else {})},
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=source.keep),
         )
         stager = pulumi.Output.concat("serviceAccount:", args["stager"])

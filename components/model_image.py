@@ -12,9 +12,6 @@ from components.ordering import after
 from components.place import Place
 from components.scripts import script
 
-BUILD_FILES = ("build.sh", "vllm.Dockerfile", "ollama.Dockerfile")
-"""What a build is made of, besides what the stack says: a change builds again."""
-
 
 class ModelImageArgs(TypedDict):
     place: Place
@@ -102,6 +99,7 @@ class ModelImage(pulumi.ComponentResource):
                 opts=child,
             )
         )
+        build_files = ("build.sh", f"{args['engine']}.Dockerfile")
         built = local.Command(
             f"{name}-image",
             create=".venv/bin/python -m scripts.build_image",
@@ -119,7 +117,8 @@ class ModelImage(pulumi.ComponentResource):
                 "TOKEN_SECRET": args["token_version"] or "",
             }
             | ({"HF_TOKEN": args["token"]} if args["token"] is not None else {}),
-            triggers=[digest(*(script(f"model-image/{file}") for file in BUILD_FILES))],
+            # What a build is made of, besides what the stack says: a change builds again.
+            triggers=[digest(*(script(f"model-image/{file}") for file in build_files))],
             opts=child,
         )
 

@@ -2,12 +2,26 @@
 
 import json
 import sqlite3
+from contextlib import closing
 
+from rehearsal.google.buckets import BUCKET, OBJECT
 from rehearsal.session import PROJECTS, Session
 
 LEFT_ON_PURPOSE = ("gcp:projects/service:Service", "google:build")
 """Enabled APIs stay enabled: another stack of the project may need them. Cloud Build keeps the
 record of each build, and has no way to delete one."""
+
+
+KEPT_LABEL = "llm-endpoint-kept"
+"""Marks a bucket that outlives its stack because the stack wants it so (`keepWeights`)."""
+
+
+def kept(session: Session) -> list[str]:
+    """Buckets that are there to stay, by name."""
+    with _clouds(session) as db:
+        rows = db.execute("SELECT body FROM resource WHERE type = ?", (BUCKET,)).fetchall()
+    bodies = [json.loads(body) for (body,) in rows]
+    return sorted(it["name"] for it in bodies if KEPT_LABEL in (it.get("labels") or {}))
 
 
 def leftovers(session: Session) -> list[str]:
@@ -24,11 +38,21 @@ def leftovers(session: Session) -> list[str]:
         for resource in json.loads(exported)["deployment"].get("resources", []):
             declared.add((resource["type"], resource.get("id", "")))
     left: list[str] = []
-    with sqlite3.connect(f"file:{session.world / 'clouds.db'}?mode=ro", uri=True) as db:
+    stays = kept(session)
+    with _clouds(session) as db:
         for type_, id_ in db.execute("SELECT type, id FROM resource ORDER BY type, id"):
             made_by_cloud = not type_.startswith(("gcp:", "cloudflare:index/"))
             if type_ in LEFT_ON_PURPOSE or (type_, id_) in declared:
                 continue
+            if type_ == BUCKET and id_ in stays:
+                continue
+            if type_ == OBJECT and id_.split("/")[1] in stays:
+                continue
             if not (made_by_cloud and standing):
                 left.append(f"{type_} {id_}")
     return left
+
+
+def _clouds(session: Session) -> closing[sqlite3.Connection]:
+    """Both clouds, to read."""
+    return closing(sqlite3.connect(f"file:{session.world / 'clouds.db'}?mode=ro", uri=True))

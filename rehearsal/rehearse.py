@@ -242,6 +242,8 @@ def take_down(progress: Progress, options: argparse.Namespace) -> int:
         left = audit.leftovers(session)
         for item in left:
             progress.line(f"  LEFT OVER  {item}")
+        for bucket in audit.kept(session):
+            progress.line(f"  kept on purpose (keepWeights): the bucket {bucket}")
         stacks = _up(session)
         if not stacks:
             homes.keep_logs(session)

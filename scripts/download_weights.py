@@ -609,6 +609,8 @@ def missing_in(there: Mapping[str, Any], files: list[File], count: Count) -> lis
 def fill(source: Source, bucket: Bucket, tell: Callable[..., None]) -> None:
     """Bring the bucket to what the source's plan says."""
     before = json.loads(bucket.read(STATUS) or b"{}")
+    if before.get("state") != "done":  # a host that does not answer can keep this waiting
+        tell(asking=urlsplit(source.about).netloc)
     plan = source.plan()
     if (before.get("state"), before.get("commit")) == ("done", plan.commit):
         say(f"commit {plan.commit} is staged already")

@@ -178,6 +178,8 @@ def seen(execution: Execution, status: Mapping[str, Any]) -> str:
         return f"an attempt failed, the job tries again: {status['error']}"
     if "files" in status:
         return amount(status["files"], status["bytes"])
+    if "asking" in status:
+        return f"the job asks {status['asking']} what the model consists of"
     if "startTime" in execution.body:
         return "the job begins"
     return "the job is being started"

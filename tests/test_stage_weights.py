@@ -520,6 +520,11 @@ def test_what_lasts_is_told_again_before_anybody_wonders() -> None:
         ({"startTime": "t"}, {"state": "running"}, "the job begins"),
         (
             {"startTime": "t"},
+            {"state": "running", "asking": "mirror.example.internal"},
+            "the job asks mirror.example.internal what the model consists of",
+        ),
+        (
+            {"startTime": "t"},
             {
                 "state": "running",
                 "files": {"done": 1, "total": 3},

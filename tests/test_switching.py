@@ -95,12 +95,16 @@ def test_a_stack_switches_and_leaves_nothing_behind(session: Session, step: int)
             assert answer.status == 404, f"{path}: {answer}"
 
 
-def test_nothing_is_left_of_any_of_them(session: Session) -> None:
-    """One destroy, and both clouds are empty."""
+def test_nothing_is_left_of_any_of_them_but_what_is_to_stay(session: Session) -> None:
+    """One destroy, and both clouds are empty but for the weights that were to be kept."""
+    session.must(session.pulumi("config", "set", "keepWeights", "true", stack=STACK))
+    session.must(session.pulumi("up", "--yes", "--skip-preview", stack=STACK))
+
     session.must(session.pulumi("destroy", "--yes", "--skip-preview", stack=STACK))
     session.must(session.pulumi("stack", "rm", "--yes", STACK, stack=STACK))
 
     assert audit.leftovers(session) == []
+    assert len(audit.kept(session)) == 1
 
 
 def resources(session: Session) -> list[str]:
