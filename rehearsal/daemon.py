@@ -52,7 +52,7 @@ async def run(world: World) -> None:
         internet.site(cloud_logging.HOST, logs.handle)
         internet.site(storage.HOST, Storage(world, identity).handle)
         internet.site("*.pkg.dev", registry.handle, names=registry.names)
-        internet.site(console.HOST, partial(console.handle, store=world.store))
+        internet.site(console.HOST, partial(console.handle, world=world))
         for host, handler in hub.sites(world).items():
             internet.site(host, handler)
         edge = Edge(world, internet)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -12,6 +12,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from rehearsal import timeline
+from rehearsal.faults import Faults
 from rehearsal.store import Store
 
 PERSON = "you@example.com"
@@ -59,6 +60,7 @@ class World:
         daemon.json          pid, ports: written when the daemon is ready
         daemon.log
         timeline.jsonl       see timeline.Event
+        faults/<name>        what goes wrong, see faults.Faults
         buckets/<name>/      Cloud Storage's objects, as files; parts of them in uploads/
         machines/<name>/     one folder a simulated machine: console.log, timeline.jsonl
         logs/<name>.log      what the containers of a Cloud Run revision or execution wrote
@@ -72,7 +74,6 @@ class World:
     """Seconds of life that pass in one second here."""
     gguf: Path | None = None
     """A model file of the user's that answers instead of the tiny one."""
-    faults: frozenset[str] = field(default=frozenset())
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -91,6 +92,11 @@ class World:
     def timeline(self) -> Path:
         """The world's own timeline file."""
         return self.directory / "timeline.jsonl"
+
+    @cached_property
+    def faults(self) -> Faults:
+        """What goes wrong, which may change at any time."""
+        return Faults(self.directory / "faults")
 
     @property
     def logs(self) -> Path:

@@ -234,6 +234,7 @@ async def boot(world: World, spec: MachineSpec) -> Machine:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "machine.json").write_text(json.dumps(_facts(world, spec), indent=2))
     (folder / "timeline.jsonl").touch()
+    world.faults.folder.mkdir(exist_ok=True)
     python = folder / "python"  # what the stand-in commands name as their interpreter
     python.unlink(missing_ok=True)
     python.symlink_to(sys.executable)
@@ -274,6 +275,7 @@ def _facts(world: World, spec: MachineSpec) -> dict[str, Any]:
         "speed": world.speed,
         "gpu": gpu if spec.gpu_type else NO_GPU,
         "timeline": "/run/rehearsal/timeline.jsonl",
+        "faults": "/run/rehearsal/faults",
         "python": sys.executable,
         "plain_python": str(Path(sys.executable).resolve()),
         "pythonpath": str(REPOSITORY),
@@ -310,6 +312,7 @@ def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
         "ca": str(spec.ca),
         "folder": str(folder),
         "world": str(world.directory),
+        "faults": str(world.faults.folder),
         "binds": [str(path) for path in _ours(world)],
         "shares": [(str(it.source), it.target, it.readonly) for it in spec.shares],
         "commands": COMMANDS | (dict.fromkeys(NOT_ON_COS, ABSENT) if cos else {}),

@@ -594,7 +594,7 @@ def enter(record: Record, image: Record, options: Options) -> int:
     """Become the container's process. Returns docker's exit code only where that fails."""
     root = re.fullmatch(r"(root|0)(:.*)?", record["User"]) is not None
     volumes = [volume(it) for it in options.get("--volume", [])]
-    volumes.append((Path(MACHINE["timeline"]), Path(MACHINE["timeline"]), False))
+    volumes += [(Path(MACHINE[it]), Path(MACHINE[it]), False) for it in ("timeline", "faults")]
     # Held open, because the container's own /run is about to hide this machine's.
     held = [os.open(source, os.O_PATH) for source, *_ in volumes]
     closed = [not root and not readable_by_all(source) for source, *_ in volumes]
