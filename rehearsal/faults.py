@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 ALWAYS = "always"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
 
 class Faults:

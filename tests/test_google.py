@@ -515,6 +515,9 @@ class FakeMachine:
     def running(self) -> bool:
         return not self._off.is_set()
 
+    async def come_back(self) -> bool:
+        return False
+
     async def wait(self) -> None:
         await self._off.wait()
 

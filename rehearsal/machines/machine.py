@@ -100,8 +100,11 @@ class MachineSpec:
 class Machine:
     """A guest. Its network and disk live until `delete`, through any number of boots."""
 
-    def __init__(self, spec: MachineSpec, keeper: Process, control: socket.socket) -> None:
+    def __init__(
+        self, spec: MachineSpec, folder: Path, keeper: Process, control: socket.socket
+    ) -> None:
         self.spec = spec
+        self._folder = folder
         self._keeper = keeper
         self._control = control
         self._ended = asyncio.Event()
@@ -182,6 +185,15 @@ class Machine:
             env={**(environment or {}), "PATH": PATH},
         )
 
+    async def come_back(self) -> bool:
+        """Boot again, if the guest went down for a reboot of its own."""
+        mark = self._folder / "reboot"
+        if not mark.exists():
+            return False
+        mark.unlink()
+        await self.start()
+        return True
+
     async def reboot(self, grace_s: float = 90) -> None:
         """Shut the guest down and boot it again."""
         await self.stop(grace_s)
@@ -251,7 +263,7 @@ async def boot(world: World, spec: MachineSpec) -> Machine:
             stdout=console,
             stderr=console,
         )
-    machine = Machine(spec, keeper, ours)
+    machine = Machine(spec, folder, keeper, ours)
     try:
         machine._order("make", _guest(world, spec, folder))  # pyright: ignore[reportPrivateUsage] -- the two halves of one thing
         await machine.start()
