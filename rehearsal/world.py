@@ -18,6 +18,7 @@ from rehearsal.store import Store
 PERSON = "you@example.com"
 """Whoever rehearses, as Google knows them; they own every project of `Accounts`."""
 CREDENTIALS = "application_default_credentials.json"
+CLOCK = Path(__file__).parent / "clock"
 
 PROXIES: tuple[str, ...] = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "GRPC_PROXY")
 EXCEPTIONS: tuple[str, ...] = ("NO_PROXY", "NO_GRPC_PROXY")
@@ -152,6 +153,10 @@ def _spelt_twice(variables: Mapping[str, str]) -> dict[str, str]:
     return {spelt: it for name, it in variables.items() for spelt in (name, name.lower())}
 
 
-def command_environment(world: Path, internet_port: int) -> dict[str, str]:
-    """The environment in which the pulumi-command stand-in runs a command."""
-    return os.environ | client_environment(world, internet_port)
+def command_environment(world: Path, internet_port: int, clock: float = 1.0) -> dict[str, str]:
+    """The environment in which the pulumi-command stand-in runs a command.
+
+    With a `clock`, so many seconds pass in one for Python commands; see clock/sitecustomize.py.
+    """
+    faster = {"PYTHONPATH": str(CLOCK), "REHEARSAL_CLOCK": str(clock)} if clock != 1 else {}
+    return os.environ | client_environment(world, internet_port) | faster
