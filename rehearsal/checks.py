@@ -70,10 +70,49 @@ class Answer:
         return "html" not in self.content_type
 
 
-class Endpoint:
+class Consoles:
+    """The consoles of both clouds, as a person uses them."""
+
+    def __init__(self, session: Session, stack: str) -> None:
+        self.environment = session.environment(stack)
+        self._http = requests.Session()
+        self._http.trust_env = False
+        self._http.proxies = {"https": self.environment["HTTPS_PROXY"]}
+        self._http.verify = self.environment["REQUESTS_CA_BUNDLE"]
+
+    def console(self, method: str, type_: str = "", id_: str = "", body: Any = None) -> Any:
+        """Look at the clouds, or change them by hand."""
+        path = (
+            f"/resources/{quote(type_, safe='')}/{quote(id_, safe='')}" if type_ else "/resources"
+        )
+        answer = self._http.request(
+            method, f"https://{console.HOST}{path}", json=body, timeout=TIMEOUT_S
+        )
+        answer.raise_for_status()
+        return answer.json()
+
+    @contextmanager
+    def by_hand(self, type_: str, id_: str, body: dict[str, Any] | None) -> Generator[None]:
+        """Change a cloud's resource behind Pulumi's back (None: delete it), then put it back."""
+        before = next(
+            (r["body"] for r in self.console("GET") if (r["type"], r["id"]) == (type_, id_)), None
+        )
+
+        def make(it: dict[str, Any] | None) -> None:
+            self.console("DELETE" if it is None else "PUT", type_, id_, it)
+
+        make(body)
+        try:
+            yield
+        finally:
+            make(before)
+
+
+class Endpoint(Consoles):
     """The endpoint as its stack's outputs describe it, reached as any client reaches it."""
 
     def __init__(self, session: Session, stack: str) -> None:
+        super().__init__(session, stack)
         run = session.must(
             session.pulumi("stack", "output", "--json", "--show-secrets", stack=stack)
         )
@@ -85,11 +124,6 @@ class Endpoint:
         self.origin = self.base_url.removesuffix("/v1")
         self.hostname = self.origin.removeprefix("https://")
         self.model: str = self.outputs["model"]
-        self.environment = session.environment(stack)
-        self._http = requests.Session()
-        self._http.trust_env = False
-        self._http.proxies = {"https": self.environment["HTTPS_PROXY"]}
-        self._http.verify = self.environment["REQUESTS_CA_BUNDLE"]
         self.credentials: Credentials | None = None
         """The consumer's token; None where only people may call."""
         if self.outputs["clientIds"]:
@@ -151,33 +185,6 @@ class Endpoint:
         """A short chat request."""
         message = {"role": "user", "content": "What is this?"}
         return {"model": self.model, "messages": [message], "max_tokens": 64}
-
-    def console(self, method: str, type_: str = "", id_: str = "", body: Any = None) -> Any:
-        """Look at the clouds, or change them by hand."""
-        path = (
-            f"/resources/{quote(type_, safe='')}/{quote(id_, safe='')}" if type_ else "/resources"
-        )
-        answer = self._http.request(
-            method, f"https://{console.HOST}{path}", json=body, timeout=TIMEOUT_S
-        )
-        answer.raise_for_status()
-        return answer.json()
-
-    @contextmanager
-    def by_hand(self, type_: str, id_: str, body: dict[str, Any] | None) -> Generator[None]:
-        """Change a cloud's resource behind Pulumi's back (None: delete it), then put it back."""
-        before = next(
-            (r["body"] for r in self.console("GET") if (r["type"], r["id"]) == (type_, id_)), None
-        )
-
-        def make(it: dict[str, Any] | None) -> None:
-            self.console("DELETE" if it is None else "PUT", type_, id_, it)
-
-        make(body)
-        try:
-            yield
-        finally:
-            make(before)
 
 
 def answers(endpoint: Endpoint) -> Iterator[Outcome]:

@@ -33,8 +33,11 @@ from rehearsal.machines import machine
 from rehearsal.world import World, command_environment
 
 
-async def run(world: World) -> None:
-    """Play the clouds until SIGTERM or SIGINT; daemon.json says when they are ready."""
+async def run(world: World, clock: float = 1.0) -> None:
+    """Play the clouds until SIGTERM or SIGINT; daemon.json says when they are ready.
+
+    `clock` seconds pass in one for the commands that `pulumi up` runs.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -52,7 +55,7 @@ async def run(world: World) -> None:
         internet.site(cloud_logging.HOST, logs.handle)
         internet.site(storage.HOST, Storage(world, identity).handle)
         internet.site("*.pkg.dev", registry.handle, names=registry.names)
-        internet.site(console.HOST, partial(console.handle, store=world.store))
+        internet.site(console.HOST, partial(console.handle, world=world))
         for host, handler in hub.sites(world).items():
             internet.site(host, handler)
         edge = Edge(world, internet)
@@ -81,7 +84,7 @@ async def run(world: World) -> None:
         served = await providers.serve(
             world,
             ports=before.get("providers", {}),
-            environment=command_environment(world.directory, internet_port),
+            environment=command_environment(world.directory, internet_port, clock),
             cwd=Path.cwd(),
         )
         stack.push_async_callback(served.close)
@@ -124,13 +127,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="rehearsal.daemon")
     parser.add_argument("--world", type=Path, required=True)
     parser.add_argument("--speed", type=float, required=True)
+    parser.add_argument("--clock", type=float, default=1.0)
     parser.add_argument("--gguf", type=Path, default=None)
     options = parser.parse_args()
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s"
     )
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
-    asyncio.run(run(World(options.world.resolve(), options.speed, gguf=options.gguf)))
+    world = World(options.world.resolve(), options.speed, gguf=options.gguf)
+    asyncio.run(run(world, options.clock))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from rehearsal import relay
 from rehearsal.authority import Authority
+from rehearsal.site_faults import befallen, name_of
 from rehearsal.world import World
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -42,6 +43,7 @@ class Internet:
     """
 
     def __init__(self, world: World) -> None:
+        self._faults = world.faults
         self._authority = Authority(world.directory)
         self._sites: list[Site] = []
         self._servers = weakref.WeakSet[web.Server]()
@@ -65,6 +67,7 @@ class Internet:
         no other host exists. Sites registered earlier win. With `any_host` the handler gets every
         request on a connection to its hosts, whatever Host it names, and answers for that itself.
         """
+        handler = befallen(self._faults, name_of(pattern), handler)
         self._sites.append(Site(pattern, handler, names, any_host))
 
     def names(self) -> list[str]:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from rehearsal.checks import Endpoint, Outcome
+from rehearsal.checks import Consoles, Outcome
 from rehearsal.google.identity import TOKEN_PREFIX
 from rehearsal.session import Session
 from rehearsal.world import CREDENTIALS, Accounts
@@ -41,16 +41,16 @@ GUEST_FOLDERS = ("etc", "home", "opt", "root", "run", "srv", "tmp", "var")
 """Where programs write on a Linux machine; the rest of a guest is this machine's, untouched."""
 
 
-def check(session: Session, stack: str, endpoint: Endpoint) -> Iterator[Outcome]:
+def check(session: Session, stack: str, consoles: Consoles) -> Iterator[Outcome]:
     """One outcome for each kind of place."""
-    secrets = planted(session, endpoint)
+    secrets = planted(session, consoles)
     exported = session.pulumi("stack", "export", stack=stack).stdout.encode()
     clouds = [
         (f"{row['type']} {row['id']}", json.dumps(row["body"]).encode())
-        for row in endpoint.console("GET")
+        for row in consoles.console("GET")
         if row["type"] not in KEEPERS
     ]
-    processes = list(_guest_processes((session.daemon or {"pid": 0})["pid"]))
+    processes = list(guest_processes((session.daemon or {"pid": 0})["pid"]))
     for kind, places in (
         ("pulumi stack export", [("stack export", exported)]),
         ("state, stack files, CLI output and the rehearsal's logs", _files(session.home)),
@@ -64,7 +64,7 @@ def check(session: Session, stack: str, endpoint: Endpoint) -> Iterator[Outcome]
         yield f"no secret in {kind}", looked > 0 and not found, detail
 
 
-def planted(session: Session, endpoint: Endpoint) -> dict[str, str]:
+def planted(session: Session, consoles: Consoles) -> dict[str, str]:
     """Every secret of this rehearsal by name: given by the user, or made by a cloud."""
     accounts = Accounts.model_validate_json((session.world / "accounts.json").read_text())
     secrets = {
@@ -72,7 +72,7 @@ def planted(session: Session, endpoint: Endpoint) -> dict[str, str]:
         "the Hugging Face token": accounts.hugging_face_tokens[0],
         "the refresh token of the person's Google credentials": accounts.google_refresh_tokens[0],
     }
-    for row in endpoint.console("GET"):
+    for row in consoles.console("GET"):
         body = row["body"]
         if row["type"] == KEEPERS[0] and body["secretData"].startswith("eyJ"):
             secrets[f"the tunnel token {row['id']}"] = body["secretData"]
@@ -106,7 +106,7 @@ def _files(home: Path) -> Iterator[Place]:
             yield str(path.relative_to(home)), content
 
 
-def _guest_processes(daemon: int) -> Iterator[int]:
+def guest_processes(daemon: int) -> Iterator[int]:
     """Processes below the daemon that live in a process namespace of their own."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*"):
@@ -139,7 +139,7 @@ def _proc(processes: list[int], file: str) -> Iterator[Place]:
 def guest_roots(session: Session) -> list[Path]:
     """The file systems of the running guests and of their containers, as seen from here."""
     roots: dict[str, Path] = {}
-    for pid in _guest_processes((session.daemon or {"pid": 0})["pid"]):
+    for pid in guest_processes((session.daemon or {"pid": 0})["pid"]):
         try:
             roots.setdefault(os.readlink(f"/proc/{pid}/ns/mnt"), Path(f"/proc/{pid}/root"))
         except OSError:

@@ -70,8 +70,12 @@ class Session:
             return None
         return found if os.fsencode(self.world) in words else None
 
-    def start_daemon(self, speed: float, *, outlives_us: bool, gguf: Path | None = None) -> None:
+    def start_daemon(
+        self, speed: float, *, outlives_us: bool, gguf: Path | None = None, clock: float = 1.0
+    ) -> None:
         """Start the process that plays both clouds and wait until it is ready.
+
+        `clock` seconds pass in one for the commands that `pulumi up` runs.
 
         Unless it `outlives_us`, it dies with this process, whatever ends that; see `stands`.
         Raises RehearsalError with the end of the daemon's log when it does not start.
@@ -80,7 +84,7 @@ class Session:
             return
         (self.world / "daemon.json").unlink(missing_ok=True)
         command = [sys.executable, "-m", "rehearsal.daemon", "--world", str(self.world)]
-        command += ["--speed", str(speed)]
+        command += ["--speed", str(speed), "--clock", str(clock)]
         command += ["--gguf", str(gguf)] if gguf else []
         with (self.world / "daemon.log").open("a") as log:
             self._process = process = subprocess.Popen(
@@ -232,16 +236,20 @@ class Session:
 
     def protected(self, stack: str) -> bool:
         """Whether the stack's configuration protects it from `pulumi destroy`."""
-        value = _plain_config(self.stack_file(ENDPOINT, stack)).get("llm-endpoint:protect")
+        value = self.plain_config(stack).get("llm-endpoint:protect")
         return str(value).lower() == "true"
 
     def person(self, stack: str) -> tuple[str, str]:
         """The team's name, and the address of somebody whom the stack's configuration lets in."""
-        config = _plain_config(self.stack_file(ENDPOINT, stack))
+        config = self.plain_config(stack)
         emails: list[str] = config.get("llm-endpoint:allowedEmails") or []
         domains: list[str] = config.get("llm-endpoint:allowedEmailDomains") or []
         people = [*emails, *(f"somebody@{domain}" for domain in domains)]
         return config["llm-endpoint:accessTeamName"], people[0]
+
+    def plain_config(self, stack: str) -> dict[str, Any]:
+        """The endpoint's stack configuration as it stands, without its secrets."""
+        return _plain_config(self.stack_file(ENDPOINT, stack))
 
     def stack_file(self, project: Project, stack: str) -> Path:
         """The stack's configuration as the rehearsal uses it; the committed file is left alone."""

@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -12,11 +12,13 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from rehearsal import timeline
+from rehearsal.faults import Faults
 from rehearsal.store import Store
 
 PERSON = "you@example.com"
 """Whoever rehearses, as Google knows them; they own every project of `Accounts`."""
 CREDENTIALS = "application_default_credentials.json"
+CLOCK = Path(__file__).parent / "clock"
 
 PROXIES: tuple[str, ...] = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "GRPC_PROXY")
 EXCEPTIONS: tuple[str, ...] = ("NO_PROXY", "NO_GRPC_PROXY")
@@ -59,6 +61,7 @@ class World:
         daemon.json          pid, ports: written when the daemon is ready
         daemon.log
         timeline.jsonl       see timeline.Event
+        faults/<name>        what goes wrong, see faults.Faults
         buckets/<name>/      Cloud Storage's objects, as files; parts of them in uploads/
         machines/<name>/     one folder a simulated machine: console.log, timeline.jsonl
         logs/<name>.log      what the containers of a Cloud Run revision or execution wrote
@@ -72,7 +75,6 @@ class World:
     """Seconds of life that pass in one second here."""
     gguf: Path | None = None
     """A model file of the user's that answers instead of the tiny one."""
-    faults: frozenset[str] = field(default=frozenset())
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -91,6 +93,11 @@ class World:
     def timeline(self) -> Path:
         """The world's own timeline file."""
         return self.directory / "timeline.jsonl"
+
+    @cached_property
+    def faults(self) -> Faults:
+        """What goes wrong, which may change at any time."""
+        return Faults(self.directory / "faults")
 
     @property
     def logs(self) -> Path:
@@ -146,6 +153,10 @@ def _spelt_twice(variables: Mapping[str, str]) -> dict[str, str]:
     return {spelt: it for name, it in variables.items() for spelt in (name, name.lower())}
 
 
-def command_environment(world: Path, internet_port: int) -> dict[str, str]:
-    """The environment in which the pulumi-command stand-in runs a command."""
-    return os.environ | client_environment(world, internet_port)
+def command_environment(world: Path, internet_port: int, clock: float = 1.0) -> dict[str, str]:
+    """The environment in which the pulumi-command stand-in runs a command.
+
+    With a `clock`, so many seconds pass in one for Python commands; see clock/sitecustomize.py.
+    """
+    faster = {"PYTHONPATH": str(CLOCK), "REHEARSAL_CLOCK": str(clock)} if clock != 1 else {}
+    return os.environ | client_environment(world, internet_port) | faster

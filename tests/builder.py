@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import requests
 
 from rehearsal import hub
+from rehearsal.faults import parse
 from rehearsal.google import cloud_build, cloud_logging, oauth2
 from rehearsal.google.cloud_build import BUILD, CloudBuild
 from rehearsal.google.cloud_logging import CloudLogging
@@ -69,7 +70,9 @@ class Project:
     """The project, and the script that builds in it."""
 
     def __init__(self, directory: Path, *faults: str) -> None:
-        self.world = World(directory, 1e6, faults=frozenset(faults))
+        self.world = World(directory, 1e6)
+        for fault in faults:
+            self.world.faults.set(*parse(fault))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import Coroutine, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from rehearsal import hub
+from rehearsal.faults import parse
 from rehearsal.google import buckets, identity, oauth2, storage
 from rehearsal.google.identity import CLOUD_PLATFORM, Identity
 from rehearsal.google.metadata import INSTANCE, MetadataServer
@@ -73,11 +74,11 @@ class Clouds:
 
 
 @contextmanager
-def clouds(
-    directory: Path, speed: float = 1e6, faults: frozenset[str] = frozenset()
-) -> Generator[Clouds]:
+def clouds(directory: Path, speed: float = 1e6, faults: Iterable[str] = ()) -> Generator[Clouds]:
     """The clouds of one test, in a thread of their own. There is a bucket that nobody may use."""
-    world = World(directory, speed, faults=faults)
+    world = World(directory, speed)
+    for fault in faults:
+        world.faults.set(*parse(fault))
     accounts = Accounts(
         projects={PROJECT: NUMBER},
         google_refresh_tokens=[REFRESH_TOKEN],

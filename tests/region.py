@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import requests
 
 from rehearsal.errors import CloudError
+from rehearsal.faults import parse
 from rehearsal.google.cloud_run import INSTANCE
 from rehearsal.google.cloud_run.cloud_run import CloudRun
 from rehearsal.google.cloud_run.platform import Platform
@@ -77,8 +78,10 @@ http.server.ThreadingHTTPServer(address, Handler).serve_forever()
 class Cloud:
     """A project with a registry, a secret and identities, and Cloud Run at work in it."""
 
-    def __init__(self, directory: Path, speed: float, faults: frozenset[str]) -> None:
-        self.world = World(directory, speed, faults=faults)
+    def __init__(self, directory: Path, speed: float, *faults: str) -> None:
+        self.world = World(directory, speed)
+        for fault in faults:
+            self.world.faults.set(*parse(fault))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -142,7 +145,7 @@ class Cloud:
 
         async def act() -> None:
             await self._finish()
-            self.world = World(self.world.directory, self.world.speed, faults=self.world.faults)
+            self.world = World(self.world.directory, self.world.speed)
             await self._begin()
 
         self.do(act())

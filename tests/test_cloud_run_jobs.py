@@ -22,7 +22,7 @@ WAITS = "import time\nprint('waiting', flush=True)\ntime.sleep(60)"
 
 @pytest.fixture
 def cloud(tmp_path: Path) -> Generator[Cloud]:
-    cloud = Cloud(tmp_path, 2000, frozenset())
+    cloud = Cloud(tmp_path, 2000)
     yield cloud
     cloud.close()
 

@@ -46,7 +46,7 @@ def _open_cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Op
     opened: list[Cloud] = []
 
     def open_it(*faults: str, speed: float = 2000) -> Cloud:
-        opened.append(Cloud(tmp_path, speed, frozenset(faults)))
+        opened.append(Cloud(tmp_path, speed, *faults))
         return opened[-1]
 
     yield open_it
@@ -62,7 +62,7 @@ def cloud(open_cloud: Open) -> Cloud:
 @pytest.fixture(scope="module")
 def refusing(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cloud]:
     """One cloud for all that it refuses."""
-    cloud = Cloud(tmp_path_factory.mktemp("world"), 2000, frozenset())
+    cloud = Cloud(tmp_path_factory.mktemp("world"), 2000)
     yield cloud
     cloud.close()
 
@@ -620,9 +620,9 @@ def test_without_stock_a_sleeping_service_does_not_wake(
     made = deploy(cloud, **GPU)
     cloud.until(lambda: not cloud.instances())
 
-    object.__setattr__(cloud.world, "faults", frozenset({"cloud-run-stockout"}))
+    cloud.world.faults.set("cloud-run-stockout")
     refused = cloud.ask(made["uri"])
-    object.__setattr__(cloud.world, "faults", frozenset[str]())
+    cloud.world.faults.clear("cloud-run-stockout")
     monkeypatch.undo()
 
     assert refused.status_code == 500

@@ -194,7 +194,7 @@ def test_a_commit_is_resolved_before_anything_is_loaded(cloud: Clouds) -> None:
 # --- What breaks off ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("faults", [frozenset({"hub-breaks-off-2", "hub-busy-2"})])
+@pytest.mark.parametrize("faults", [frozenset({"hub-breaks-off:2", "hub-busy:2"})])
 def test_a_download_that_breaks_off_twice_goes_on_where_it_stopped(cloud: Clouds) -> None:
     """With a Range, and with the right hash in the end."""
     status, log = stage(cloud)
@@ -207,7 +207,7 @@ def test_a_download_that_breaks_off_twice_goes_on_where_it_stopped(cloud: Clouds
     assert log.count("HTTP 429, trying again") == 2
 
 
-@pytest.mark.parametrize("faults", [frozenset({"upload-breaks-off-3"})])
+@pytest.mark.parametrize("faults", [frozenset({"upload-breaks-off:3"})])
 def test_an_upload_that_breaks_off_is_gone_on_with(cloud: Clouds) -> None:
     """It asks what has been kept, and sends the rest; nothing is downloaded twice for it."""
     status, log = stage(cloud)
@@ -217,7 +217,7 @@ def test_an_upload_that_breaks_off_is_gone_on_with(cloud: Clouds) -> None:
     assert len(downloads(cloud)) == 5  # four files of weights and the tokenizer
 
 
-@pytest.mark.parametrize("faults", [frozenset({"hub-breaks-off-100"})])
+@pytest.mark.parametrize("faults", [frozenset({"hub-breaks-off:100"})])
 def test_a_hub_that_always_breaks_off_is_given_up(cloud: Clouds) -> None:
     """After some attempts that brought nothing; the error names the file."""
     status, _ = stage(cloud, MODEL=SMALL)
@@ -276,7 +276,7 @@ def test_a_job_that_is_stopped_says_so(cloud: Clouds) -> None:
 # --- What is refused ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("faults", [frozenset({"hub-wrong-byte-1"})])
+@pytest.mark.parametrize("faults", [frozenset({"hub-wrong-byte:1"})])
 def test_a_wrong_byte_is_an_error_that_names_the_file(cloud: Clouds) -> None:
     """The file never exists in the bucket under its name; the next run gets it right."""
     status, log = stage(cloud, MODEL=SMALL)

@@ -515,6 +515,9 @@ class FakeMachine:
     def running(self) -> bool:
         return not self._off.is_set()
 
+    async def come_back(self) -> bool:
+        return False
+
     async def wait(self) -> None:
         await self._off.wait()
 
@@ -828,9 +831,9 @@ def test_without_nat_a_machine_reaches_google_at_most(
     assert {*rehearse(world, scenario).machines[0].spec.hosts} == hosts
 
 
-def test_a_group_tries_another_zone_in_a_stockout(tmp_path: Path, world: World) -> None:
+def test_a_group_tries_another_zone_in_a_stockout(world: World) -> None:
     """With target shape ANY a machine comes up in the first zone that has one."""
-    world = World(world.directory, world.speed, faults=frozenset({f"stockout-{ZONES[0]}"}))
+    world.faults.set(f"stockout-{ZONES[0]}")
 
     async def scenario(cloud: Cloud) -> None:
         declare(world)
@@ -844,7 +847,7 @@ def test_a_group_tries_another_zone_in_a_stockout(tmp_path: Path, world: World) 
 
 def test_a_surge_beyond_the_quota_says_so_and_goes_on_serving(world: World) -> None:
     """With a quota of one GPU the new machine never comes, and the old one stays."""
-    world = World(world.directory, world.speed, faults=frozenset({"quota-1"}))
+    world.faults.set("quota-1")
 
     async def scenario(cloud: Cloud) -> None:
         declare(world, policy=SURGE)

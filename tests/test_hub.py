@@ -164,7 +164,7 @@ def test_a_licence_that_was_not_accepted_is_a_403(client: requests.Session) -> N
     assert f"Visit {HUB}/{GATED} to ask for access." in answer.json()["error"]
 
 
-@pytest.mark.parametrize("faults", [frozenset({"hub-breaks-off-1", "hub-busy-1"})])
+@pytest.mark.parametrize("faults", [frozenset({"hub-breaks-off:1", "hub-busy:1"})])
 def test_a_download_may_break_off(client: requests.Session) -> None:
     """The faults: a request too many, then half of a file; all is well the time after."""
     busy = client.get(WEIGHTS)
@@ -175,7 +175,7 @@ def test_a_download_may_break_off(client: requests.Session) -> None:
     assert client.get(WEIGHTS).status_code == 200
 
 
-@pytest.mark.parametrize("faults", [frozenset({"hub-wrong-byte-1"})])
+@pytest.mark.parametrize("faults", [frozenset({"hub-wrong-byte:1"})])
 def test_a_byte_may_be_wrong(client: requests.Session) -> None:
     """The fault: the size is right, and the hash is not."""
     wrong, right = client.get(WEIGHTS).content, client.get(WEIGHTS).content

@@ -170,7 +170,7 @@ def test_a_cancelled_upload_leaves_nothing(cloud: Clouds, client: Client) -> Non
     assert not any((cloud.world.directory / "uploads").iterdir())
 
 
-@pytest.mark.parametrize("faults", [frozenset({"upload-breaks-off-1"})])
+@pytest.mark.parametrize("faults", [frozenset({"upload-breaks-off:1"})])
 def test_an_upload_that_breaks_off_can_be_gone_on_with(client: Client) -> None:
     """The fault: a part's connection ends, and half of it has been kept."""
     content = bytes(range(256)) * 4096

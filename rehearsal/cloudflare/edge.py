@@ -96,7 +96,7 @@ class Edge:
                 headers["Cf-Access-Jwt-Assertion"] = verdict.assertion
         record = next(record for name, record in self._proxied() if name == host)
         tunnel = str(record.get("content", "")).removesuffix(TUNNEL_SUFFIX)
-        if self._store.get(TUNNEL, tunnel) is None:
+        if (self._store.get(TUNNEL, tunnel) or {"deletedAt": True}).get("deletedAt"):
             return _page(request, 530, 1016)
         return await self._forward(request, tunnel, headers)
 

@@ -33,6 +33,8 @@ HOSTS = ("region1.v2.argotunnel.com", "region2.v2.argotunnel.com")
 PORT = 7844
 LINGER_SECONDS = 30.0
 """Life seconds for which a connection that broke without goodbye stays listed (U: about this)."""
+LATE_S = 120.0
+"""Life seconds until a late configuration arrives (U)."""
 STREAM_WAIT_SECONDS = 10.0
 """Real seconds for which a request waits for a connected cloudflared to offer a stream."""
 
@@ -123,6 +125,8 @@ class Tunnels:
 
         Raises NotConnectedError when none is connected, or none offers one in time.
         """
+        if self._world.faults.strikes("edge-drops-tunnel"):
+            self.cut(tunnel)
         spares = self._spares[tunnel]
         try:
             async with asyncio.timeout(STREAM_WAIT_SECONDS):
@@ -146,6 +150,14 @@ class Tunnels:
                 self._store.delete(CONNECTION, id)
                 if id in self._connections:
                     self._connections.pop(id).close()
+        if self._world.faults.strikes("tunnel-used-elsewhere"):
+            self._list(str(uuid.uuid4()), tunnel, str(uuid.uuid4()), 0)
+
+    def cut(self, tunnel: str) -> None:
+        """The edge loses every connection of a tunnel; whoever still runs connects again."""
+        for connection in [*self._connections.values()]:
+            if connection.tunnel == tunnel:
+                connection.close()
 
     def close(self) -> None:
         """Cut every connection."""
@@ -163,16 +175,19 @@ class Tunnels:
             return
         connection.tunnel = token["t"]
         self._connections[connection.id] = connection
-        opened = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        row = {
-            "tunnelId": token["t"],
-            "connectorId": hello["connector"],
-            "connIndex": hello["index"],
-            "openedAt": opened,
-        }
-        self._store.put(CONNECTION, connection.id, row)
+        self._list(connection.id, token["t"], hello["connector"], hello["index"])
         connection.send({"registered": connection.id, "location": "rehearsal"})
         self._push(connection)
+
+    def _list(self, id: str, tunnel: str, connector: str, index: int) -> None:
+        opened = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        row = {
+            "tunnelId": tunnel,
+            "connectorId": connector,
+            "connIndex": index,
+            "openedAt": opened,
+        }
+        self._store.put(CONNECTION, id, row)
 
     def offer(self, id: str, stream: ResponseHandler) -> None:
         """Keep a stream of connection `id` for a request to come."""
@@ -200,7 +215,7 @@ class Tunnels:
     def _refusal(self, token: Body) -> str:
         """Why a tunnel token is not accepted, in Cloudflare's words; empty when it is."""
         tunnel = self._store.get(TUNNEL, token["t"])
-        if tunnel is None or tunnel["accountId"] != token["a"]:
+        if tunnel is None or tunnel.get("deletedAt") or tunnel["accountId"] != token["a"]:
             return "Unauthorized: Tunnel not found"
         secret = (self._store.get(TUNNEL_SECRET, token["t"]) or {}).get("secret", "")
         right = hmac.compare_digest(str(secret).encode(), str(token["s"]).encode())
@@ -212,7 +227,7 @@ class Tunnels:
             for connection in self._connections.values():
                 if connection.tunnel == body["tunnelId"]:
                     self._push(connection)
-        elif type == TUNNEL and change == "deleted":
+        elif type == TUNNEL and (change == "deleted" or body.get("deletedAt")):
             self.clear(id)
 
     def _push(self, connection: _Connection) -> None:
@@ -221,4 +236,9 @@ class Tunnels:
         if body:
             config = respell(body["config"], lambda name: RENAMED.get(name, name))
             version = self._versions[connection.tunnel] + 1
-            connection.send({"version": version, "config": config})
+            message: Body = {"version": version, "config": config}
+            if self._world.faults.strikes("tunnel-config-late"):
+                loop = asyncio.get_running_loop()
+                loop.call_later(LATE_S / self._world.speed, connection.send, message)
+            else:
+                connection.send(message)

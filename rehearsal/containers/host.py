@@ -11,6 +11,7 @@ from typing import Any
 from components import catalogue
 from components.catalogue import Gpu
 from rehearsal import timeline
+from rehearsal.faults import Faults
 
 GIB = 2**30
 
@@ -33,6 +34,7 @@ class Machine:
     """Branch of the NVIDIA driver."""
     tag: str
     """Of the container's image; empty where it is named otherwise."""
+    faults: Faults
 
     @classmethod
     def read(cls) -> "Machine":
@@ -50,6 +52,7 @@ class Machine:
             gguf=Path(gguf) if gguf else None,
             driver=int((gpu.get("driver") or "580").partition(".")[0]),
             tag="" if "@" in image else image.rpartition("/")[2].partition(":")[2],
+            faults=Faults(Path(told.get("faults", "/run/rehearsal/faults"))),
         )
 
     def span(self, name: str, life: float) -> AbstractContextManager[None]:

@@ -334,6 +334,12 @@ def load(options: Options, machine: Machine, model: Model) -> None:
     with suppress(OSError):  # a cache that cannot be written to is no cache
         cached.mkdir(parents=True, exist_ok=True)
         (cached / options.revision).touch()
+    if machine.faults.strikes("weights-truncated"):
+        raise StartError(
+            "Error while deserializing header: incomplete metadata, file not fully covered",
+            kind="safetensors_rust.SafetensorError",
+            engine=True,
+        )
     share = gb / options.tensor_parallel_size
     way = "weights stream" if options.model.startswith("gs://") else "weights load"
     took = take(machine, way, share * figures.seconds(f"{way}, 1 GB"))
@@ -351,6 +357,23 @@ def warm_up(options: Options, machine: Machine) -> None:
     log(f"torch.compile took {took:.2f} s in total", process="EngineCore")
     took = take(machine, "CUDA graphs", figures.seconds("CUDA graphs"))
     log(f"Graph capturing finished in {took:.0f} secs, took 0.60 GiB", process="EngineCore")
+
+
+def befall(machine: Machine, gpu: Gpu) -> None:
+    """What goes wrong when weights and cache are allocated. Raises StartError."""
+    if machine.faults.strikes("engine-out-of-memory"):
+        raise StartError(
+            f"CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of"
+            f" {gpu.usable_gib:.2f} GiB of which 1.12 GiB is free.",
+            kind="torch.OutOfMemoryError",
+            engine=True,
+        )
+    if machine.faults.strikes("compile-cache-corrupt"):
+        raise StartError(
+            "pickle data was truncated (/root/.cache/vllm/torch_compile_cache)",
+            kind="_pickle.UnpicklingError",
+            engine=True,
+        )
 
 
 def take(machine: Machine, name: str, life: float) -> float:
@@ -389,6 +412,7 @@ def main(arguments: Iterable[str]) -> None:
         # What does not fit shows after it was loaded: it costs that time in life, too.
         load(chosen, machine, model)
         length = fit(chosen, gpu, model)
+        befall(machine, gpu)
         warm_up(chosen, machine)
     except StartError as error:
         fail(error)
@@ -402,6 +426,7 @@ def main(arguments: Iterable[str]) -> None:
         shutdown_timeout_s=chosen.shutdown_timeout,
         developer="VLLM_SERVER_DEV_MODE" in os.environ,
         gguf=machine.gguf,
+        faults=machine.faults,
     )
     asyncio.run(serve(serving, chosen.host, chosen.port, log))
 

@@ -4,8 +4,10 @@ The OpenAI API is llama.cpp's (chat, completions, responses, streaming, usage). 
 a client or an operator sees of vLLM itself: models, health, metrics, version, errors, fingerprint.
 """
 
+import asyncio
 import contextlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +20,7 @@ import aiohttp
 from aiohttp import web
 
 from rehearsal.containers import llama
+from rehearsal.faults import Faults
 
 SLOTS = 8
 """Requests answered at once; more wait, as in vLLM."""
@@ -62,6 +65,7 @@ class Serving:
     developer: bool
     gguf: Path | None
     """A model of the user's instead of the one that the project makes."""
+    faults: Faults
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -113,6 +117,11 @@ class Front:
     async def _errors(
         self, request: web.Request, handler: Callable[..., Any]
     ) -> web.StreamResponse:
+        if self._serving.faults.strikes("engine-hangs"):
+            await asyncio.Event().wait()
+        if self._serving.faults.strikes("engine-crashes"):
+            print("EngineCore encountered a fatal error. CUDA error: an illegal memory access")
+            os._exit(1)
         try:
             return await handler(request)
         except web.HTTPException as raised:

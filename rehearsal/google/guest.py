@@ -12,6 +12,7 @@ from aiohttp import web
 from rehearsal.google.identity import Identity
 from rehearsal.google.network import GOOGLE_HOSTS
 from rehearsal.machines.machine import MachineSpec
+from rehearsal.site_faults import befallen
 from rehearsal.world import World
 
 METADATA = ("169.254.169.254", 80)
@@ -29,6 +30,7 @@ class Machine(Protocol):
     async def listen(self, address: str, port: int) -> socket.socket: ...
     async def connect(self, address: str, port: int) -> socket.socket: ...
     async def wait(self) -> None: ...
+    async def come_back(self) -> bool: ...
     async def stop(self, grace_s: float) -> None: ...
     async def delete(self) -> None: ...
 
@@ -74,7 +76,7 @@ class Surroundings:
     ) -> list[Server]:
         """Serve a guest its metadata and the internet, until what is returned is closed."""
         loop = asyncio.get_running_loop()
-        answers = web.Server(metadata, access_log=None)
+        answers = web.Server(befallen(self.world.faults, "metadata", metadata), access_log=None)
         return [
             await loop.create_server(answers, sock=await machine.listen(*METADATA)),
             await self.serve_https(await machine.listen(*INTERNET), id),

@@ -224,7 +224,7 @@ class InstanceGroups:
         project: str = row["project"]
         gpu: Body | None = row["gpu"]
         account: Body = row["serviceAccount"] or {}
-        if {"stockout", f"stockout-{zone}"} & self._world.faults:
+        if any(map(self._world.faults.strikes, ("stockout", f"stockout-{zone}"))):
             return Obstacle(
                 "ZONE_RESOURCE_POOL_EXHAUSTED",
                 f"The zone 'projects/{project}/zones/{zone}' does not have enough resources"
@@ -261,8 +261,7 @@ class InstanceGroups:
         )
 
     def _quota(self) -> int:
-        faults = (it.removeprefix("quota-") for it in self._world.faults if it.startswith("quota-"))
-        return int(next(faults, QUOTA))
+        return self._world.faults.number("quota", QUOTA)
 
     def _live(self, id: str) -> None:
         instance = Instance(self._around, id)

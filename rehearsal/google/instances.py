@@ -120,7 +120,10 @@ class Instance:
         start = time.time()
         verdict = Verdict()
         ready_since: float | None = None
-        while machine.running:
+        while machine.running or await machine.come_back():
+            if self._world.faults.strikes("preemption"):
+                await machine.stop(self._grace_s())
+                return "Compute Engine has preempted it"
             check, delay_s = self._healing()
             if check:
                 await self._judge(machine, check, verdict, start)

@@ -10,7 +10,6 @@ from aiohttp import web
 
 from rehearsal.byte_range import part_of
 from rehearsal.errors import CloudError
-from rehearsal.faults import Faults
 from rehearsal.google import buckets
 from rehearsal.google.identity import CLOUD_PLATFORM, Caller, Identity
 from rehearsal.store import Body
@@ -71,7 +70,7 @@ class Storage:
         self._world = world
         self._identity = identity
         self._uploads: dict[str, Upload] = {}
-        self._faults = Faults(world.faults)
+        self._faults = world.faults
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer of the JSON API or, to a plain address, of the XML API; refusals included."""

@@ -11,7 +11,6 @@ from aiohttp import web
 
 from rehearsal import figures
 from rehearsal.byte_range import part_of
-from rehearsal.faults import Faults
 from rehearsal.world import World
 
 HUB_CDN = "cas-bridge.xethub.hf.co"
@@ -44,7 +43,7 @@ class Cdn:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._faults = Faults(world.faults)
+        self._faults = world.faults
         self._key = secrets.token_bytes(16)
         self._blobs: dict[str, Blob] = {}
         self._line = asyncio.Lock()

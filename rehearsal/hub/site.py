@@ -12,7 +12,6 @@ from typing import Any
 from aiohttp import web
 
 from components.models import Model
-from rehearsal.faults import Faults
 from rehearsal.hub.cdn import HUB_CDN, Cdn
 from rehearsal.hub.models import config, model
 from rehearsal.hub.repository import Repository
@@ -33,7 +32,7 @@ class Hub:
     def __init__(self, world: World) -> None:
         self._world = world
         self.cdn = Cdn(world)
-        self._faults = Faults(world.faults)
+        self._faults = world.faults
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
         """One request. Status, body and X-Error-Code as the hub's own."""

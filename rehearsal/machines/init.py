@@ -23,6 +23,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 MACHINE: dict[str, Any] = json.loads(Path("/run/rehearsal/machine.json").read_text())
+sys.path.insert(0, MACHINE["pythonpath"])
+
+from rehearsal.faults import Faults  # noqa: E402 -- found by the path above
+
+FAULTS = Faults(Path(MACHINE["faults"]))
+REBOOT = Path("/run/rehearsal/reboot")
+"""Left behind by a guest that wants to boot again."""
 SPEED: float = MACHINE["speed"]
 UNITS = (Path("/etc/systemd/system"), Path("/run/systemd/system"))
 JOURNAL = Path("/run/log/journal.jsonl")
@@ -66,6 +73,9 @@ def log(identifier: str, pid: int, message: str, unit: str = "", console: bool =
         event = {"name": phase[1], "start": now - float(phase[2]), "end": now, "life": None}
         with open(MACHINE["timeline"], "a") as file:
             file.write(json.dumps(event) + "\n")
+        if FAULTS.strikes(f"reboot-at-{phase[1]}"):
+            REBOOT.touch()
+            os._exit(1)  # nobody in the guest outlives its first process
 
 
 class Process:

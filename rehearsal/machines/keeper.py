@@ -215,6 +215,7 @@ def mount_volatile(root: Path, guest: Guest) -> None:
         make_readonly(name)
     # Not recursive: the disk is mounted inside that folder.
     bind(Path(guest["folder"]), root / "run/rehearsal", recursive=False)
+    bind(Path(guest["faults"]), root / "run/rehearsal/faults")
 
 
 def boot(root: Path, guest: Guest) -> tuple[int, int]:

@@ -100,8 +100,11 @@ class MachineSpec:
 class Machine:
     """A guest. Its network and disk live until `delete`, through any number of boots."""
 
-    def __init__(self, spec: MachineSpec, keeper: Process, control: socket.socket) -> None:
+    def __init__(
+        self, spec: MachineSpec, folder: Path, keeper: Process, control: socket.socket
+    ) -> None:
         self.spec = spec
+        self._folder = folder
         self._keeper = keeper
         self._control = control
         self._ended = asyncio.Event()
@@ -182,6 +185,15 @@ class Machine:
             env={**(environment or {}), "PATH": PATH},
         )
 
+    async def come_back(self) -> bool:
+        """Boot again, if the guest went down for a reboot of its own."""
+        mark = self._folder / "reboot"
+        if not mark.exists():
+            return False
+        mark.unlink()
+        await self.start()
+        return True
+
     async def reboot(self, grace_s: float = 90) -> None:
         """Shut the guest down and boot it again."""
         await self.stop(grace_s)
@@ -234,6 +246,7 @@ async def boot(world: World, spec: MachineSpec) -> Machine:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "machine.json").write_text(json.dumps(_facts(world, spec), indent=2))
     (folder / "timeline.jsonl").touch()
+    world.faults.folder.mkdir(exist_ok=True)
     python = folder / "python"  # what the stand-in commands name as their interpreter
     python.unlink(missing_ok=True)
     python.symlink_to(sys.executable)
@@ -250,7 +263,7 @@ async def boot(world: World, spec: MachineSpec) -> Machine:
             stdout=console,
             stderr=console,
         )
-    machine = Machine(spec, keeper, ours)
+    machine = Machine(spec, folder, keeper, ours)
     try:
         machine._order("make", _guest(world, spec, folder))  # pyright: ignore[reportPrivateUsage] -- the two halves of one thing
         await machine.start()
@@ -274,6 +287,7 @@ def _facts(world: World, spec: MachineSpec) -> dict[str, Any]:
         "speed": world.speed,
         "gpu": gpu if spec.gpu_type else NO_GPU,
         "timeline": "/run/rehearsal/timeline.jsonl",
+        "faults": "/run/rehearsal/faults",
         "python": sys.executable,
         "plain_python": str(Path(sys.executable).resolve()),
         "pythonpath": str(REPOSITORY),
@@ -310,6 +324,7 @@ def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
         "ca": str(spec.ca),
         "folder": str(folder),
         "world": str(world.directory),
+        "faults": str(world.faults.folder),
         "binds": [str(path) for path in _ours(world)],
         "shares": [(str(it.source), it.target, it.readonly) for it in spec.shares],
         "commands": COMMANDS | (dict.fromkeys(NOT_ON_COS, ABSENT) if cos else {}),

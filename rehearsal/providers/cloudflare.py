@@ -20,6 +20,7 @@ from rehearsal.cloudflare import (
     TUNNEL_SECRET,
 )
 from rehearsal.errors import CloudError
+from rehearsal.providers.outages import Patience, Refusal
 from rehearsal.providers.resource import Life, Operation, Package, Reference, ResourceType
 from rehearsal.providers.schema import Failure, Schema, as_array, as_object
 from rehearsal.store import Body
@@ -248,6 +249,8 @@ def renew_token(operation: Operation, old: Body, new: Body) -> None:
 async def delete_tunnel(operation: Operation, id: str, body: Body) -> None:
     """A connected tunnel stays; the configuration goes with the tunnel."""
     store = operation.world.store
+    if operation.world.faults.strikes("tunnel-stays"):
+        return
     if any(each["tunnelId"] == id for each in store.all(CONNECTION).values()):
         raise refuse(400, 1022, "Cannot delete tunnel because it has active connections")
     for token in (TUNNEL_CONFIG, TUNNEL_SECRET, TUNNEL):
@@ -384,10 +387,22 @@ def tunnel_token(world: World, config: Mapping[str, str], arguments: Body) -> Bo
     }
 
 
+PATIENCE = Patience(attempts=2, seconds=60)
+REFUSALS: dict[str, Refusal] = {
+    "unauthenticated": (401, "Invalid API Token", "1000"),
+    "denied": (403, "Authentication error", "10000"),
+    "throttled": (429, "Please wait and consider throttling your request speed", "971"),
+    "broken": (503, "Service Unavailable", "10013"),
+}
+"""The number of the last one is a guess."""
+
+
 class Cloudflare(Package):
     """pulumi-cloudflare."""
 
     name = "cloudflare"
+    patience = PATIENCE
+    refusals = REFUSALS
     functions = {  # noqa: RUF012 as Package declares it
         "cloudflare:index/getZeroTrustTunnelCloudflaredToken:getZeroTrustTunnelCloudflaredToken": (
             tunnel_token

@@ -23,6 +23,7 @@ class Command(Package):
     """pulumi-command. It has no cloud: what it knows is in the engine's state."""
 
     name = "command"
+    interruptible = True
 
     def __init__(self, schema: Schema, cwd: Path, environment: Mapping[str, str]) -> None:
         self.schema = schema

@@ -16,6 +16,7 @@ from rehearsal.errors import CloudError, OperationFailed
 from rehearsal.providers import cloud_run, storage
 from rehearsal.providers.checks import between, cidr, not_played, one_of, texts
 from rehearsal.providers.iam import ACCOUNT, iam_member
+from rehearsal.providers.outages import Patience, Refusal
 from rehearsal.providers.resource import (
     Life,
     Operation,
@@ -595,6 +596,7 @@ ROWS: tuple[ResourceType, ...] = (
         service=(sound_group,),
         computed=group_outputs,
         deleting=delete_group,
+        remembered=True,
     ),
     *cloud_run.ROWS,
     *storage.ROWS,
@@ -649,10 +651,32 @@ def get_client_config(world: World, config: Mapping[str, str], arguments: Body) 
     return {key: config.get(key, "") for key in ("project", "region", "zone")} | {"id": "client"}
 
 
+PATIENCE = Patience(attempts=1000, seconds=1200)
+"""Most resources may take 20 minutes (resource_compute_network.go and others, `Timeouts`)."""
+REFUSALS: dict[str, Refusal] = {
+    "unauthenticated": (
+        401,
+        "Request had invalid authentication credentials. Expected OAuth 2 access token, login"
+        " cookie or other valid authentication credential. See"
+        " https://developers.google.com/identity/sign-in/web/devconsole-project.",
+        "authError",
+    ),
+    "denied": (403, "Required permission to {verb} {type} was denied.", "forbidden"),
+    "throttled": (
+        429,
+        "Quota exceeded for quota metric 'Queries' and limit 'Queries per minute' of the service.",
+        "rateLimitExceeded",
+    ),
+    "broken": (503, "The service is currently unavailable.", "backendError"),
+}
+
+
 class Google(Package):
     """pulumi-gcp."""
 
     name = "gcp"
+    patience = PATIENCE
+    refusals = REFUSALS
     functions = {  # noqa: RUF012 as Package declares it
         "gcp:organizations/getProject:getProject": get_project,
         "gcp:organizations/getClientConfig:getClientConfig": get_client_config,
@@ -695,7 +719,7 @@ class Google(Package):
         what = f"Error {doing.get(verb, verb)} {noun}"
         said = f"googleapi: Error {error.code}: {error.message}, {error.reason}"
         where = f"{doing[verb]} {operation.urn}: " if verb in ("update", "delete") else ""
-        if isinstance(error, OperationFailed):
+        if isinstance(error, OperationFailed) or error.reason in ("failed", "endless"):
             what = f"Error waiting to {verb} {noun}: Error waiting for {doing[verb].title()} {noun}"
             said = f"Error code {error.code}, message: {error.message}"
             where = f"{doing[verb]} {operation.urn}: "

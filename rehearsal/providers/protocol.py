@@ -61,6 +61,7 @@ class Servicer(ResourceProviderServicer):
         self._world = world
         self._package = package
         self._engines: dict[str, Engine] = {}
+        self._unattended: set[asyncio.Task[Any]] = set()
 
     def _engine(self, context: Context) -> Engine:
         return self._engines.setdefault(context.peer(), Engine())
@@ -84,12 +85,15 @@ class Servicer(ResourceProviderServicer):
     async def _answer(
         self, context: Context, operation: Operation, verb: str, body: Body, work: Awaitable[Answer]
     ) -> Answer:
-        """The result of `work`; a refusal, or the engine's cancellation, ends the call."""
+        """The result of `work`; a refusal, or the engine's cancellation, ends the call.
+
+        What a cloud was asked to do, it does, whether or not the engine lives to hear of it.
+        """
         task = asyncio.ensure_future(work)
         tasks = self._engine(context).tasks
         tasks.add(task)
         try:
-            return await task
+            return await (task if self._package.interruptible else asyncio.shield(task))
         except OperationFailed as error:
             await leave(context, self._package.words(error, operation, verb, body), error)
         except CloudError as error:
@@ -100,12 +104,21 @@ class Servicer(ResourceProviderServicer):
             logging.exception("%s of %s", verb, operation.urn)
             await refuse(context, f"a fault of the rehearsal, see its daemon.log: {error!r}")
         except asyncio.CancelledError:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            if self._package.interruptible:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            else:
+                self._unattended.add(task)
+                task.add_done_callback(self._ended_unattended)
             await context.abort(grpc.StatusCode.CANCELLED, "the operation was cancelled")
             raise
         finally:
             tasks.discard(task)
+
+    def _ended_unattended(self, task: asyncio.Task[Any]) -> None:
+        self._unattended.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            logging.info("nobody heard: %s", error)
 
     # Acquaintance
 
@@ -154,9 +167,15 @@ class Servicer(ResourceProviderServicer):
         return provider_pb2.ConfigureResponse(supportsPreview=True)
 
     async def Cancel(self, request: Empty, context: Context) -> Empty:
-        """The user pressed Ctrl-C: stop what runs for this engine."""
-        for task in self._engine(context).tasks:
-            task.cancel()
+        """The user pressed Ctrl-C: stop what runs for this engine, where the plugin would.
+
+        Bridged plugins do nothing: the engine waits until what has begun is done
+        (pulumi/pulumi-terraform-bridge, `Stop` of pkg/tfshim/sdk-v2/provider.go, and
+        `SignalCancellationWithContext` of pkg/pf/tfbridge/provider.go).
+        """
+        if self._package.interruptible:
+            for task in self._engine(context).tasks:
+                task.cancel()
         return Empty()
 
     # Resources

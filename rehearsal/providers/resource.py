@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 from pulumi.runtime.rpc import UNKNOWN
 
 from rehearsal import figures
-from rehearsal.errors import CloudError
+from rehearsal.errors import CloudError, OperationFailed
+from rehearsal.providers.outages import Outage, Patience, Refusal
 from rehearsal.providers.schema import Failure, Schema, as_array, as_object, join
 from rehearsal.store import Body
 from rehearsal.world import World
@@ -119,6 +120,9 @@ class ResourceType:
     """Waits until the service has done what was asked. Raises OperationFailed when it cannot."""
     deleting: Callable[[Operation, str, Body], Awaitable[None]] | None = None
     """Deletes the resource, in place of removing it from the store."""
+    remembered: bool = False
+    """Whether the plugin notes the resource before it has waited for the creation to end; one that
+    it does not note is forgotten when it gives up."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,11 @@ class Package:
     volatile: frozenset[str] = frozenset()
     """Generated outputs that every update makes anew."""
     schema: Schema
+    patience: Patience
+    refusals: Mapping[str, Refusal]
+    """What the services say in an outage."""
+    interruptible: bool = False
+    """Whether the plugin gives up on what runs when it is told to; bridged ones do not."""
 
     def plays(self, token: str) -> bool:
         """Whether there is a row for this type."""
@@ -229,15 +238,24 @@ class Package:
         if preview:
             missing = self.schema.outputs[row.token]
             return "", dict.fromkeys(missing, UNKNOWN) | body
+        outage = self._outage(operation, "create")
+        await outage.before()
         self._refuse(operation, row, body, None)
         self._refuse_twins(operation, row, body)
         await operation.world.take(f"create {operation.name}", figures.seconds(row.life.create))
+        await outage.meanwhile()
         self._refuse(operation, row, body, None)  # the world went on meanwhile
         self._refuse_twins(operation, row, body)
         id = self._generate(operation, row, body)
         if row.created:
             row.created(operation, body)
         operation.world.store.put(row.token, id, body)
+        try:
+            await outage.end()
+        except CloudError as error:
+            if not row.remembered:
+                raise
+            raise OperationFailed(error.code, error.message, id, body) from error
         return id, await self._settle(operation, row, id, body)
 
     async def read(
@@ -245,6 +263,7 @@ class Package:
     ) -> tuple[str, Body, Body]:
         """Id (empty when it is gone), outputs, and the inputs that they now stand for."""
         row = self.rows[operation.type]
+        await self._outage(operation, "read").before()
         body = operation.world.store.get(row.token, id)
         self.authorise(operation, row, body or inputs)
         if body is None:
@@ -279,30 +298,42 @@ class Package:
             return body | dict.fromkeys(
                 self.volatile & set(self.schema.outputs[row.token]), UNKNOWN
             )
+        outage = self._outage(operation, "update")
+        await outage.before()
         self._refuse(operation, row, body, id)
         await operation.world.take(f"update {operation.name}", figures.seconds(row.life.update))
+        await outage.meanwhile()
         self._refuse(operation, row, body, id)
         self._generate(operation, row, body)
         if row.updated:
             row.updated(operation, store.get(row.token, id) or olds, body)
         store.put(row.token, id, body)
+        await outage.end()
         return await self._settle(operation, row, id, body)
 
     async def delete(self, operation: Operation, id: str, olds: Body) -> None:
         """Delete the resource; no error when it is gone already."""
         row = self.rows[operation.type]
         store = operation.world.store
+        outage = self._outage(operation, "delete")
+        await outage.before()
         self.authorise(operation, row, olds)
         self._refuse_in_use(operation.world, row, id)
         await operation.world.take(f"delete {operation.name}", figures.seconds(row.life.delete))
+        await outage.meanwhile()
         self._refuse_in_use(operation.world, row, id)
         if row.deleting:
             await row.deleting(operation, id, store.get(row.token, id) or olds)
-            return
-        for token, dependent, reference in list(self._users(operation.world, row, id)):
-            if reference.deletion == "cascades":
-                store.delete(token, dependent)
-        store.delete(row.token, id)
+        else:
+            for token, dependent, reference in list(self._users(operation.world, row, id)):
+                if reference.deletion == "cascades":
+                    store.delete(token, dependent)
+            store.delete(row.token, id)
+        await outage.end()
+
+    def _outage(self, operation: Operation, verb: str) -> Outage:
+        type = operation.type.rpartition(":")[2]
+        return Outage(operation.world, verb, type, self.patience, self.refusals)
 
     async def _settle(self, operation: Operation, row: ResourceType, id: str, body: Body) -> Body:
         """The outputs once the service is done."""

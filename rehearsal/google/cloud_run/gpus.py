@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from rehearsal.faults import Faults
 from rehearsal.store import Body
 
 
@@ -65,12 +66,11 @@ def quota_name(gpu: Gpu, redundancy: bool) -> str:
     return f"{gpu.quota}{'' if redundancy else 'NoZonalRedundancy'}PerProjectRegion"
 
 
-def quota(faults: frozenset[str], redundancy: bool) -> int:
+def quota(faults: Faults, redundancy: bool) -> int:
     """GPUs that a project may have in a region, with zonal redundancy or without.
 
     Google grants three without and none with it. In life a new project may have none: the
     faults `cloud-run-quota-N` and `cloud-run-redundancy-quota-N`.
     """
-    prefix = f"cloud-run-{'redundancy-' if redundancy else ''}quota-"
-    found = (it.removeprefix(prefix) for it in faults if it.startswith(prefix))
-    return int(next(found, 0 if redundancy else 3))
+    name = f"cloud-run-{'redundancy-' if redundancy else ''}quota"
+    return faults.number(name, 0 if redundancy else 3)

@@ -244,7 +244,7 @@ class Revision:
         gpu, mine = self.workload.gpu, self.workload.gpu_row
         if gpu is None or mine is None:
             return ""
-        if "cloud-run-stockout" in self._world.faults:
+        if self._world.faults.strikes("cloud-run-stockout"):
             return f"There is no {mine['type']} left in {self.workload.region}."
         redundancy: bool = mine["zonalRedundancy"]
         rows = self._world.store.all(INSTANCE).values()

@@ -23,8 +23,10 @@ from typing import Any, NoReturn
 MACHINE: dict[str, Any] = json.loads(Path("/run/rehearsal/machine.json").read_text())
 sys.path.insert(0, MACHINE["pythonpath"])
 
-from rehearsal.machines import image_files, keeper  # noqa: E402 -- found by the path above
+from rehearsal.faults import Faults  # noqa: E402 -- found by the path above
+from rehearsal.machines import image_files, keeper  # noqa: E402
 
+FAULTS = Faults(Path(MACHINE["faults"]))
 IMAGES = Path("/var/lib/docker/images.json")
 CONTAINERS = Path("/run/docker/containers")
 """Absent on purpose: containers that outlive a reboot. Ours are all `--rm`."""
@@ -300,6 +302,11 @@ def fetch(reference: str) -> None:
         refuse(f"manifest for {reference} not found: {complaint(manifest)}")
     if status != 200:
         refuse(f'Head "https://{host}/v2/{name}/manifests/{tag}": {complaint(manifest)}')
+    if FAULTS.strikes("disk-full"):
+        refuse(
+            "failed to register layer: write /usr/local/lib/libcublasLt.so.13: no space left on"
+            " device"
+        )
     annotations: Record = manifest.get("annotations", {})
     if image_files.BASE in annotations and not unpacked(reference).exists():
         image_files.unpack(manifest, partial(blob, host, name), unpacked(reference))
@@ -594,7 +601,7 @@ def enter(record: Record, image: Record, options: Options) -> int:
     """Become the container's process. Returns docker's exit code only where that fails."""
     root = re.fullmatch(r"(root|0)(:.*)?", record["User"]) is not None
     volumes = [volume(it) for it in options.get("--volume", [])]
-    volumes.append((Path(MACHINE["timeline"]), Path(MACHINE["timeline"]), False))
+    volumes += [(Path(MACHINE[it]), Path(MACHINE[it]), False) for it in ("timeline", "faults")]
     # Held open, because the container's own /run is about to hide this machine's.
     held = [os.open(source, os.O_PATH) for source, *_ in volumes]
     closed = [not root and not readable_by_all(source) for source, *_ in volumes]

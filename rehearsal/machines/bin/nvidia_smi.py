@@ -6,6 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+MACHINE: dict[str, Any] = json.loads(Path("/run/rehearsal/machine.json").read_text())
+sys.path.insert(0, MACHINE["pythonpath"])
+
+from rehearsal.faults import Faults  # noqa: E402 -- found by the path above
+
+NO_DRIVER = (
+    "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that"
+    " the latest NVIDIA driver is installed and running.\n"
+)
 CUDA = {"535": "12.2", "580": "13.0"}
 """Driver branch -> the newest CUDA that it runs."""
 NAMES = {
@@ -23,7 +32,10 @@ NAMES = {
 
 def main(arguments: list[str]) -> int:
     """The exit code."""
-    gpu: dict[str, Any] = json.loads(Path("/run/rehearsal/machine.json").read_text())["gpu"]
+    gpu: dict[str, Any] = MACHINE["gpu"]
+    if Faults(Path(MACHINE["faults"])).strikes("no-driver"):
+        print(NO_DRIVER)
+        return 9
     if not gpu["count"]:
         print("No devices were found")
         return 6

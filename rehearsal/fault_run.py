@@ -1,0 +1,236 @@
+"""Lets things go wrong, one after the other, and holds what comes of it to what is promised.
+
+Each fault begins, is watched, ends, and the stack must be whole again after the next `pulumi up`;
+from the broken state `pulumi destroy` must leave nothing in either cloud. Meanwhile somebody
+without a token tries every door, and afterwards secrets are looked for where none belongs.
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rehearsal import homes
+from rehearsal.attempt import Attempt
+from rehearsal.errors import RehearsalError
+from rehearsal.fault_library.fault import Fault
+from rehearsal.progress import Progress
+from rehearsal.scene import LIMIT_S, Scene
+from rehearsal.watcher import Watch, Watcher
+
+SILENCE_S = 30.0
+"""Real seconds for which the CLI may print nothing."""
+TRACEBACKS = ("Traceback (most recent call last)", "a fault of the rehearsal, see its daemon.log")
+WORDS = 96
+"""Letters of what the user saw that the table shows."""
+
+
+@dataclass
+class Finding:
+    """What came of one fault. Times are real seconds, of a world whose time is compressed."""
+
+    fault: str
+    saw: str = ""
+    """What told the user, in a line."""
+    known_s: float = 0.0
+    """From the beginning of the command, or of the fault, until the user knew."""
+    converged: bool = False
+    left: list[str] = field(default_factory=list[str])
+    """What stayed in a cloud and in nobody's state."""
+    broken: list[str] = field(default_factory=list[str])
+    """Promises that were not kept."""
+    watch: Watch = field(default_factory=Watch)
+
+    @property
+    def ok(self) -> bool:
+        """Every promise was kept."""
+        return not self.broken
+
+
+class FaultRun:
+    """Plays faults of one stack in one world, which is there from the first to the last."""
+
+    def __init__(self, home: Path, stack: str, progress: Progress) -> None:
+        self._scene = Scene(home, stack)
+        self._progress = progress
+        self._standing = False
+
+    def close(self) -> None:
+        """End the world; its logs outlive it."""
+        homes.keep_logs(self._scene.session)
+        self._scene.close()
+
+    def play(self, fault: Fault) -> Finding:
+        """One fault, from a sound stack to a sound stack."""
+        scene, finding = self._scene, Finding(fault.name)
+        before = scene.session.stack_file_text(scene.stack)
+        hostname = scene.config["llm-endpoint:hostname"]
+        with Watcher(hostname, scene.session.environment(scene.stack)) as watcher:
+            try:
+                self._play(fault, finding)
+            except (RehearsalError, OSError) as error:
+                finding.broken.append(f"the fault could not be played: {error}")
+            finally:
+                scene.calm()
+                scene.session.write_stack_file_text(scene.stack, before)
+            finding.watch = watcher.close()
+        finding.broken += [f"a stranger got in: {it}" for it in finding.watch.let_in[:3]]
+        finding.broken += scene.leaks()
+        if not finding.ok:
+            self._down(finding)
+        return finding
+
+    def _play(self, fault: Fault, finding: Finding) -> None:
+        scene = self._scene
+        if fault.when == "up":
+            self._down(finding)
+        elif not self._standing:
+            self._must(finding, scene.up(), "up before the fault")
+        for key, value in fault.config.items():
+            scene.configure(key, value)
+        self._strike(fault, finding)
+        scene.calm()
+        for step in fault.end:
+            step(scene)
+        if fault.when == "up" and fault.says:
+            # Once from the broken state to nothing, and once to what was wanted.
+            self._down(finding)
+            self._strike(fault, Finding(fault.name))
+            scene.calm()
+            for step in fault.end:
+                step(scene)
+        for command in fault.repair:
+            self._must(finding, scene.run(*command.split()[1:]), command)
+        if fault.when == "destroy":
+            self._down(finding)
+            finding.converged = finding.ok
+            return
+        self._must(finding, scene.up(), "up once the fault is over")
+        self._standing = True
+        seen = scene.heals()
+        finding.converged = not seen and finding.ok
+        if seen:
+            finding.broken.append(f"the endpoint does not answer afterwards: {seen}")
+        self._note_left(finding)
+
+    def _strike(self, fault: Fault, finding: Finding) -> None:
+        """Begin the fault, do what it is about, and note what the user sees."""
+        scene, start = self._scene, time.monotonic()
+        if fault.when == "update":
+            scene.configure("engineEnv[0]", f"UPDATE={time.time_ns()}")
+        for step in fault.begin:
+            step(scene)
+        if fault.act:
+            finding.saw = fault.act(scene)
+            finding.known_s = time.monotonic() - start
+            self._expect(fault, finding, not finding.saw or not fault.says, finding.saw)
+            return
+        if fault.when == "serving" and not fault.says:
+            suffered = scene.suffers()
+            seen = scene.heals()
+            finding.known_s = time.monotonic() - start
+            finding.saw = f"{suffered}; then answers again" if suffered else "answers all the time"
+            if seen:
+                finding.broken.append(f"it does not heal: {seen}")
+            return
+        attempt = scene.destroy() if fault.when == "destroy" else scene.up()
+        finding.known_s = attempt.seconds
+        self._look(finding, attempt)
+        finding.saw = told(attempt, fault.says)
+        self._expect(fault, finding, attempt.ok, attempt.text)
+
+    def _expect(self, fault: Fault, finding: Finding, ok: bool, text: str) -> None:
+        if ok and fault.says:
+            finding.broken.append("it went on as if nothing had happened")
+        elif not ok and not fault.says:
+            finding.broken.append(f"it ended with an error: {finding.saw}")
+        elif fault.says and not re.search(fault.says, text):
+            finding.broken.append(f"the user does not read {fault.says!r}")
+
+    def _down(self, finding: Finding) -> None:
+        """Destroy whatever there is; nothing may be left."""
+        attempt = self._scene.destroy()
+        self._standing = False
+        self._look(finding, attempt)
+        if not attempt.ok:
+            finding.broken.append(f"destroy ends with an error: {told(attempt, '')}")
+        self._note_left(finding)
+
+    def _must(self, finding: Finding, attempt: Attempt, what: str) -> None:
+        self._look(finding, attempt)
+        if not attempt.ok:
+            finding.broken.append(f"{what} ends with an error: {told(attempt, '')}")
+
+    def _note_left(self, finding: Finding) -> None:
+        left = [it for it in self._scene.leftovers() if it not in finding.left]
+        finding.left += left
+        finding.broken += [f"left over: {it}" for it in left]
+
+    def _look(self, finding: Finding, attempt: Attempt) -> None:
+        """Whatever command it was: it ends in time, is never silent, and shows no traceback."""
+        if not attempt.in_time:
+            finding.broken.append(f"{attempt.log.stem} did not end within {LIMIT_S:g} s")
+        if attempt.longest_silence_s > SILENCE_S:
+            finding.broken.append(f"{attempt.longest_silence_s:.0f} s of silence")
+        finding.broken += [f"the user reads {it!r}" for it in TRACEBACKS if it in attempt.text]
+
+
+def told(attempt: Attempt, pattern: str) -> str:
+    """The line that tells the user what is wrong; of one that ended well, that."""
+    if attempt.ok:
+        return "nothing: it succeeds"
+    lines = [line.strip() for line in attempt.text.splitlines()]
+    if pattern:
+        lines = [line for line in lines if re.search(pattern, line)] or lines
+        return lines[0] if lines else ""
+    errors = [line for line in lines if line.startswith(("error:", "* "))]
+    return (errors or lines or [""])[-1]
+
+
+def play(faults: Iterable[Fault], progress: Progress) -> Iterator[Finding]:
+    """Each fault in turn, those of a stack in one world."""
+    chosen = list(faults)
+    for stack in sorted({fault.stack for fault in chosen}):
+        with homes.one_run() as home:
+            run = FaultRun(home, stack, progress)
+            try:
+                for fault in (it for it in chosen if it.stack == stack):
+                    start = time.monotonic()
+                    finding = run.play(fault)
+                    progress.line(line(finding, time.monotonic() - start))
+                    for broken in finding.broken:
+                        progress.line(f"            {broken}")
+                    yield finding
+            finally:
+                run.close()
+
+
+def line(finding: Finding, seconds: float) -> str:
+    """A finding as a line of progress."""
+    outcome = "held" if finding.ok else "BROKEN"
+    return f"  {outcome:<6} {finding.fault:<28} {seconds:5.0f} s  {finding.saw[:WORDS]}"
+
+
+def table(findings: Iterable[Finding]) -> list[str]:
+    """All findings as a Markdown table."""
+    rows = [
+        "| fault | what the user saw | seconds to know | converged on the next up | left over |",
+        "|---|---|---|---|---|",
+    ]
+    for it in findings:
+        saw = it.saw[:WORDS].replace("|", "\\|")
+        left = ", ".join(it.left) or "nothing"
+        converged = "yes" if it.converged else "NO"
+        rows.append(f"| {it.fault} | {saw} | {it.known_s:.0f} | {converged} | {left} |")
+    return rows
+
+
+def write(findings: list[Finding], path: Path) -> None:
+    """The findings for machines."""
+    document = {
+        "ok": all(it.ok for it in findings),
+        "faults": [asdict(it) | {"ok": it.ok} for it in findings],
+    }
+    path.write_text(json.dumps(document, indent=2) + "\n")
