@@ -1,0 +1,1 @@
+"""What ./scripts/preflight looks at: one module for each party that may say no."""
