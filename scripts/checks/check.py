@@ -45,8 +45,15 @@ class Subject:
 
 
 Check = Callable[[Subject], Iterator[Finding]]
-"""Looks at something. What it does not catch counts as `unknown`: requests.RequestException, and
-ValueError, KeyError and TypeError for answers that are not what they should be."""
+"""Looks at something. What it does not catch of PASSING counts as `unknown`, see `why`."""
+
+
+class RefusedError(Exception):
+    """Somebody said no, in these words, to a check that cannot tell what it means."""
+
+
+PASSING = (RefusedError, requests.RequestException, ValueError, KeyError, TypeError)
+"""The last three: answers that are not what they should be."""
 
 
 def client(token: str = "") -> requests.Session:
@@ -64,8 +71,10 @@ def client(token: str = "") -> requests.Session:
     return http
 
 
-def silence(error: Exception) -> str:
+def why(error: Exception) -> str:
     """Why there is no answer that could be understood, in a few words."""
+    if isinstance(error, RefusedError):
+        return str(error)
     if isinstance(error, requests.exceptions.JSONDecodeError):
         return "the answer is not JSON: is there a proxy on the way that wants a login?"
     if isinstance(error, requests.exceptions.SSLError):
