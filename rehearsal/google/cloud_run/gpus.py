@@ -63,14 +63,3 @@ def redundant(template: Body) -> bool:
 def quota_name(gpu: Gpu, redundancy: bool) -> str:
     """The quota that an instance counts in."""
     return f"{gpu.quota}{'' if redundancy else 'NoZonalRedundancy'}PerProjectRegion"
-
-
-def quota(faults: frozenset[str], redundancy: bool) -> int:
-    """GPUs that a project may have in a region, with zonal redundancy or without.
-
-    Google grants three without and none with it. In life a new project may have none: the
-    faults `cloud-run-quota-N` and `cloud-run-redundancy-quota-N`.
-    """
-    prefix = f"cloud-run-{'redundancy-' if redundancy else ''}quota-"
-    found = (it.removeprefix(prefix) for it in faults if it.startswith(prefix))
-    return int(next(found, 0 if redundancy else 3))
