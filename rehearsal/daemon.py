@@ -15,8 +15,9 @@ from typing import Any
 
 from rehearsal import console, hub, providers
 from rehearsal.cloudflare.edge import Edge
+from rehearsal.docker_hub import DockerHub
 from rehearsal.engine_run import PR_SET_PDEATHSIG
-from rehearsal.google import cloud_build, cloud_logging, oauth2, storage
+from rehearsal.google import apis, cloud_build, cloud_logging, oauth2, storage
 from rehearsal.google.cloud_build import CloudBuild
 from rehearsal.google.cloud_logging import CloudLogging
 from rehearsal.google.cloud_run.cloud_run import CloudRun
@@ -54,6 +55,9 @@ async def run(world: World, clock: float = 1.0) -> None:
         logs = CloudLogging(world, identity)
         internet.site(cloud_logging.HOST, logs.handle)
         internet.site(storage.HOST, Storage(world, identity).handle)
+        looks = apis.sites(world, identity) | DockerHub().sites()
+        for host, handler in looks.items():
+            internet.site(host, handler)
         internet.site("*.pkg.dev", registry.handle, names=registry.names)
         internet.site(console.HOST, partial(console.handle, world=world))
         for host, handler in hub.sites(world).items():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,7 +16,7 @@ from rehearsal.faults import Faults
 from rehearsal.store import Store
 
 PERSON = "you@example.com"
-"""Whoever rehearses, as Google knows them; they own every project of `Accounts`."""
+"""Whoever rehearses, as Google knows them; every project of `Accounts` is theirs."""
 CREDENTIALS = "application_default_credentials.json"
 CLOCK = Path(__file__).parent / "clock"
 
@@ -39,14 +39,38 @@ class Accounts(BaseModel):
     """Google Cloud project id -> project number."""
     google_refresh_tokens: list[str] = []
     """What the person's Application Default Credentials hold."""
+    google_roles: list[str] = ["roles/owner"]
+    """The person's roles in their projects."""
+    google_apis: list[str] = []
+    """APIs (`compute.googleapis.com`) that somebody has switched on in the projects by hand."""
+    unbilled_projects: list[str] = []
+    """Projects that no billing account pays for."""
+    quotas: dict[str, int] = {}
+    """Limits other than quotas.py has them, by metric (`NVIDIA_L4_GPUS`) or id, in all regions."""
+    quota_used: dict[str, int] = {}
+    """What others in the projects use up, by the same names."""
+    org_policies: dict[str, dict[str, Any]] = {}
+    """Constraint (`gcp.resourceLocations`) -> a rule of the organisation's, as its API has it."""
+    zones_without_gpus: list[str] = []
+    """Zones in which the projects get none, whatever the catalogue says."""
+    obtainability: dict[str, float] = {}
+    """Zone -> how likely a Spot machine is to be had there, 0 to 1, where that is not high."""
     cloudflare_accounts: dict[str, str]
-    """Cloudflare account id -> Access team name."""
+    """Cloudflare account id -> Access team name; empty where Zero Trust is not switched on."""
     cloudflare_zones: dict[str, str]
     """Cloudflare zone id -> domain name. Every zone belongs to every account listed."""
+    cloudflare_zone_status: dict[str, str] = {}
+    """Zone id -> `pending` or `moved`, where a zone is not active."""
     cloudflare_tokens: list[str] = []
     """API tokens that Cloudflare accepts."""
+    cloudflare_expired_tokens: list[str] = []
+    """Those that it accepted once."""
+    cloudflare_permissions: list[str] | None = None
+    """What the tokens may do, by the names of cloudflare.permissions; None for all of it."""
     hugging_face_tokens: list[str] = []
     """Tokens that the hub accepts."""
+    hugging_face_refusals: list[str] = []
+    """Gated models to which the tokens' owner has not been let in."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from rehearsal.google.cloud_logging import CloudLogging
 from rehearsal.google.guest import INTERNET, Server, Surroundings
 from rehearsal.google.identity import ACCOUNT, CLOUD_PLATFORM, Caller, Identity
 from rehearsal.google.oauth2 import OAuth2
+from rehearsal.google.project import SERVICE
 from rehearsal.google.registry import REPOSITORY, Registry
 from rehearsal.google.secret_manager import VERSION, SecretManager
 from rehearsal.internet import Internet
@@ -100,6 +101,7 @@ class Project:
         accounts = Accounts(
             projects={PROJECT: NUMBER},
             google_refresh_tokens=[REFRESH_TOKEN],
+            google_apis=[cloud_logging.HOST],
             cloudflare_accounts={},
             cloudflare_zones={},
             hugging_face_tokens=[HUB_TOKEN],
@@ -110,7 +112,7 @@ class Project:
             json.dumps(credentials | {"refresh_token": REFRESH_TOKEN})
         )
         put = world.store.put
-        put(cloud_build.SERVICE, f"{PROJECT}/{cloud_build.HOST}", {"service": cloud_build.HOST})
+        put(SERVICE, f"{PROJECT}/{cloud_build.HOST}", {"service": cloud_build.HOST})
         put(ACCOUNT, STAGER, {"email": STAGER})
         remote = {"dockerRepository": {"publicRepository": "DOCKER_HUB"}}
         put(REPOSITORY, HUB, {"remoteRepositoryConfig": remote})

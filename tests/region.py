@@ -18,6 +18,7 @@ from rehearsal.google.cloud_run.cloud_run import CloudRun
 from rehearsal.google.cloud_run.platform import Platform
 from rehearsal.google.guest import Surroundings
 from rehearsal.google.identity import ACCOUNT, CLOUD_PLATFORM, Identity
+from rehearsal.google.project import TITLES
 from rehearsal.google.registry import REPOSITORY, Registry
 from rehearsal.google.secret_manager import VERSION, SecretManager
 from rehearsal.internet import Internet
@@ -96,7 +97,7 @@ class Cloud:
         accounts = Accounts(projects={PROJECT: NUMBER}, cloudflare_accounts={}, cloudflare_zones={})
         (world.directory / "accounts.json").write_text(accounts.model_dump_json())
         put = world.store.put
-        for api in google.TITLES:
+        for api in TITLES:
             put(google.SERVICE, f"{PROJECT}/{api}", {"service": api})
         for email in (RUNTIME, OPERATOR, STRANGER):
             put(ACCOUNT, email, {"email": email, "member": f"serviceAccount:{email}"})

@@ -10,6 +10,7 @@ import pytest
 from rehearsal.google import cloud_build
 from rehearsal.google.identity import ACCOUNT
 from rehearsal.google.image_store import REPOSITORY
+from rehearsal.google.project import SERVICE
 from rehearsal.machines import image_files
 from rehearsal.store import Body
 from tests.builder import HOST, IMAGE, MODELS, PLACE, SECRET, STAGER, Project
@@ -142,9 +143,9 @@ def test_who_may_build_may_not_do_it_as_anybody(project: Project) -> None:
 def test_without_the_api_there_is_no_cloud_build(project: Project) -> None:
     """The refusal says which API, in the form that clients look for."""
     store, id = project.world.store, f"{PROJECT}/{cloud_build.HOST}"
-    project.call(lambda: store.delete(cloud_build.SERVICE, id))
+    project.call(lambda: store.delete(SERVICE, id))
     refused = project.api("GET", BUILDS)
-    project.call(lambda: store.put(cloud_build.SERVICE, id, {"service": cloud_build.HOST}))
+    project.call(lambda: store.put(SERVICE, id, {"service": cloud_build.HOST}))
 
     assert refused.json()["error"]["details"][0]["reason"] == "SERVICE_DISABLED"
 

@@ -48,7 +48,12 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 def world(tmp_path: Path) -> World:
     """A world in which a team's network, secret, repository and machine identity exist."""
     world = World.open(tmp_path / "world", speed=2000)
-    accounts = Accounts(projects={PROJECT: NUMBER}, cloudflare_accounts={}, cloudflare_zones={})
+    accounts = Accounts(
+        projects={PROJECT: NUMBER},
+        google_apis=[secret_manager.HOST],
+        cloudflare_accounts={},
+        cloudflare_zones={},
+    )
     (world.directory / "accounts.json").write_text(accounts.model_dump_json())
     put = world.store.put
     for email in (MACHINE, STRANGER):

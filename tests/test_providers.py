@@ -12,6 +12,7 @@ import pytest
 from pulumi.runtime.rpc import UNKNOWN
 
 from rehearsal.errors import CloudError
+from rehearsal.google.project import TITLES
 from rehearsal.providers import cloudflare, google, schema, storage
 from rehearsal.providers.cloudflare import Cloudflare
 from rehearsal.providers.google import Google
@@ -100,7 +101,7 @@ def bare_gcp(world: World) -> Cloud:
 
 @pytest.fixture
 def gcp(bare_gcp: Cloud) -> Cloud:
-    for api in google.TITLES:
+    for api in TITLES:
         bare_gcp.create(google.SERVICE, api, service=api)
     return bare_gcp
 

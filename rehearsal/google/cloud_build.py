@@ -11,7 +11,7 @@ import logging
 import re
 import uuid
 from asyncio.subprocess import Process
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -20,6 +20,7 @@ from rehearsal.errors import CloudError
 from rehearsal.google.cloud_logging import CloudLogging, timestamp
 from rehearsal.google.guest import Server, Surroundings
 from rehearsal.google.identity import ACCOUNT, CLOUD_PLATFORM, Caller, Identity
+from rehearsal.google.rest import Api, Call, Route
 from rehearsal.google.secret_manager import SecretManager
 from rehearsal.machines import machine
 from rehearsal.machines.machine import Machine, MachineSpec
@@ -27,11 +28,11 @@ from rehearsal.store import Body
 
 HOST = "cloudbuild.googleapis.com"
 BUILD = "google:build"
-SERVICE = "gcp:projects/service:Service"
 BUILDER = "gcr.io/cloud-builders/docker"
 """The only step that is played: docker, its daemon, and bash."""
 HOME = "/builder/home"
 ADDRESS = "192.168.10.2"
+OPERATION = "BuildOperationMetadata"
 LONGEST_S = 86400
 TIMEOUT_FLOOR_S = 60.0
 """Added in this machine's time to a build's timeout: its own slowness is not compressed."""
@@ -53,7 +54,6 @@ KNOWN = {
 """What a build may consist of here, of what it may in life."""
 ENDED = ("SUCCESS", "FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED")
 
-_PLACE = r"(projects/([^/]+)/locations/([^/]+)/builds)"
 _TAG = re.compile(r"[\w][\w.-]{0,127}")
 _FILTER = re.compile(r'tags\s*=\s*"([^"]*)"')
 _SECRET = re.compile(r"projects/([^/]+)/secrets/([^/]+)/versions/([^/]+)")
@@ -81,6 +81,16 @@ class CloudBuild:
         self._vault = vault
         self._logs = logs
         self._running: dict[str, asyncio.Task[None]] = {}
+        builds = "/v1/projects/{project}/locations/{location}/builds"
+        build = f"{builds}/{{build}}"
+        routes = (
+            Route("POST", builds, "cloudbuild.builds.create", self._create),
+            Route("GET", builds, "cloudbuild.builds.list", self._list, "builds"),
+            Route("GET", build, "cloudbuild.builds.get", self._get),
+            Route("POST", f"{build}:cancel", "cloudbuild.builds.update", self._cancel),
+        )
+        denied = "The caller does not have permission"
+        self.handle = Api(around.world, around.identity, HOST, routes, denied=denied).handle
 
     def start(self) -> None:
         """Machines end with daemons, and builds with machines."""
@@ -96,44 +106,11 @@ class CloudBuild:
 
     # The site
 
-    async def handle(self, request: web.BaseRequest) -> web.Response:
-        """The answer in Google's JSON, refusals included."""
-        for method, pattern, permission, answer in ROUTES:
-            match = re.fullmatch(f"/v1/{pattern}", request.path)
-            if not match or method != request.method:
-                continue
-            try:
-                caller = self._caller(request, permission, match[2])
-                body: Body = json.loads(await request.text() or "{}")
-                body |= {"filter": request.query["filter"]} if "filter" in request.query else {}
-                return _json(await answer(self, caller, match.groups(), body), 200)
-            except CloudError as error:
-                said = {"code": error.code, "message": error.message, "status": error.reason}
-                return _json({"error": said | _reason(error)}, error.code)
-        return web.Response(status=404, text="Not Found", content_type="text/html")
-
-    def _caller(self, request: web.BaseRequest, permission: str, project: str) -> Caller:
-        caller = self._identity.caller(request.headers.get("Authorization"))
-        if project not in self._world.accounts.projects:
-            raise CloudError(404, "Requested entity was not found.", "NOT_FOUND")
-        allowed = self._identity.allowed(caller, permission, f"projects/{project}")
-        if not allowed or CLOUD_PLATFORM not in caller.scopes:
-            raise CloudError(403, "The caller does not have permission", "PERMISSION_DENIED")
-        if self._world.store.get(SERVICE, f"{project}/{HOST}") is None:
-            number = self._world.accounts.projects[project]
-            message = (
-                f"Cloud Build API has not been used in project {number} before or it is disabled."
-                f" Enable it by visiting https://console.developers.google.com/apis/api/{HOST}"
-                f"/overview?project={number} then retry."
-            )
-            raise CloudError(403, message, "PERMISSION_DENIED")
-        return caller
-
-    async def _create(self, caller: Caller, place: tuple[str, ...], body: Body) -> Body:
-        parent, project, location = place
+    async def _create(self, call: Call) -> Body:
+        parent, project, location = call.name, call.parts["project"], call.parts["location"]
         id = str(uuid.uuid4())
-        build = _expand(_checked(body), {"PROJECT_ID": project, "LOCATION": location})
-        self._act_as(caller, build["serviceAccount"], project)
+        build = _expand(_checked(call.body), {"PROJECT_ID": project, "LOCATION": location})
+        self._act_as(call.caller, build["serviceAccount"], project)
         name = f"{parent}/{id}"
         url = f"https://console.cloud.google.com/cloud-build/builds;region={location}/{id}"
         row = build | {
@@ -162,22 +139,21 @@ class CloudBuild:
             message = f"caller does not have permission to act as service account {account}"
             raise CloudError(403, message, "PERMISSION_DENIED")
 
-    async def _get(self, caller: Caller, place: tuple[str, ...], body: Body) -> Body:
-        return self._row("/".join((place[0], place[3])))
+    def _get(self, call: Call) -> Body:
+        return self._row(call.name)
 
-    async def _list(self, caller: Caller, place: tuple[str, ...], body: Body) -> Body:
-        rows = [it for id, it in self._world.store.all(BUILD).items() if id.startswith(place[0])]
-        if "filter" in body:
-            asked = _FILTER.fullmatch(body["filter"])
+    def _list(self, call: Call) -> list[Body]:
+        rows = [it for id, it in self._world.store.all(BUILD).items() if id.startswith(call.name)]
+        if "filter" in call.query:
+            asked = _FILTER.fullmatch(call.query["filter"])
             if not asked:
-                message = f"invalid list filter: the rehearsal does not play {body['filter']}"
+                message = f"invalid list filter: the rehearsal does not play {call.query['filter']}"
                 raise CloudError(400, message, "INVALID_ARGUMENT")
             rows = [it for it in rows if asked[1] in it.get("tags", ())]
-        rows.sort(key=lambda it: it["createTime"], reverse=True)
-        return {"builds": rows} if rows else {}
+        return sorted(rows, key=lambda it: it["createTime"], reverse=True)
 
-    async def _cancel(self, caller: Caller, place: tuple[str, ...], body: Body) -> Body:
-        name = "/".join((place[0], place[3]))
+    def _cancel(self, call: Call) -> Body:
+        name = call.name
         if self._row(name)["status"] in ENDED:
             message = "cannot cancel a build that has completed"
             raise CloudError(400, message, "FAILED_PRECONDITION")
@@ -437,26 +413,3 @@ def _expand(build: Body, values: Mapping[str, str]) -> Body:
         "tags": all_of(build.get("tags", [])),
         "steps": [step | {"env": all_of(step.get("env", []))}],
     }
-
-
-def _reason(error: CloudError) -> Body:
-    """Details that clients look for: which API is not enabled."""
-    if "has not been used" not in error.message:
-        return {}
-    kind = "type.googleapis.com/google.rpc.ErrorInfo"
-    return {"details": [{"@type": kind, "reason": "SERVICE_DISABLED"}]}
-
-
-def _json(body: Body, status: int) -> web.Response:
-    return web.json_response(body, status=status, dumps=lambda it: json.dumps(it, indent=2) + "\n")
-
-
-OPERATION = "BuildOperationMetadata"
-Answer = Callable[[CloudBuild, Caller, tuple[str, ...], Body], Awaitable[Body]]
-ROUTES: tuple[tuple[str, str, str, Answer], ...] = (
-    ("POST", _PLACE, "cloudbuild.builds.create", CloudBuild._create),  # pyright: ignore[reportPrivateUsage]
-    ("GET", _PLACE, "cloudbuild.builds.list", CloudBuild._list),  # pyright: ignore[reportPrivateUsage]
-    ("GET", f"{_PLACE}/([^/:]+)", "cloudbuild.builds.get", CloudBuild._get),  # pyright: ignore[reportPrivateUsage]
-    ("POST", f"{_PLACE}/([^/:]+):cancel", "cloudbuild.builds.update", CloudBuild._cancel),  # pyright: ignore[reportPrivateUsage]
-)
-"""Method, path, the permission that it takes, and who answers."""

@@ -6,10 +6,9 @@ import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
-from aiohttp import web
-
 from rehearsal.errors import CloudError
-from rehearsal.google.identity import CLOUD_PLATFORM, Identity
+from rehearsal.google.identity import Identity
+from rehearsal.google.rest import Api, Call, Route
 from rehearsal.store import Body
 from rehearsal.world import World
 
@@ -27,7 +26,10 @@ class CloudLogging:
 
     def __init__(self, world: World, identity: Identity) -> None:
         self._world = world
-        self._identity = identity
+        routes = (Route("POST", "/v2/entries:list", "", self._entries),)
+        denied = "Permission denied for all log views"
+        self._api = Api(world, identity, HOST, routes, denied=denied, billed=False)
+        self.handle = self._api.handle
 
     @property
     def _file(self) -> Path:
@@ -46,22 +48,11 @@ class CloudLogging:
         with self._file.open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
-    async def handle(self, request: web.BaseRequest) -> web.Response:
-        """entries:list in Google's JSON, refusals included."""
-        if (request.method, request.path) != ("POST", "/v2/entries:list"):
-            return web.Response(status=404, text="Not Found", content_type="text/html")
-        try:
-            caller = self._identity.caller(request.headers.get("Authorization"))
-            body: Body = json.loads(await request.text())
-            for place in body.get("resourceNames") or ():
-                permitted = self._identity.allowed(caller, "logging.logEntries.list", place)
-                if not permitted or CLOUD_PLATFORM not in caller.scopes:
-                    message = "Permission denied for all log views"
-                    raise CloudError(403, message, "PERMISSION_DENIED")
-            return web.json_response(self._list(body))
-        except CloudError as error:
-            said = {"code": error.code, "message": error.message, "status": error.reason}
-            return web.json_response({"error": said}, status=error.code)
+    def _entries(self, call: Call) -> Body:
+        """entries.list"""
+        for place in call.body.get("resourceNames") or ():
+            self._api.authorize(call.caller, "logging.logEntries.list", place)
+        return self._list(call.body)
 
     def _list(self, body: Body) -> Body:
         if unknown := body.keys() - KNOWN:

@@ -15,58 +15,144 @@ TOKEN_PREFIX = "ya29."  # noqa: S105 how every access token of Google's begins
 TOKEN_LIFETIME_S = 3600
 """Of this machine's time, not the cloud's: what uses a token here is not compressed either."""
 
-SEE_OBJECTS = frozenset({"storage.objects.get", "storage.objects.list"})
-USE_OBJECTS = SEE_OBJECTS | {"storage.objects.create", "storage.objects.delete"}
-USE_BUCKETS = USE_OBJECTS | {"storage.buckets.get"}
 
-SEE_JOBS = frozenset(
-    f"run.{noun}.{verb}"
-    for noun in ("executions", "jobs", "operations", "tasks")
-    for verb in ("get", "list")
-)
+def _all(service: str, nouns: str, verbs: str = "create delete get list update") -> frozenset[str]:
+    """Permissions `service.noun.verb`."""
+    return frozenset(f"{service}.{noun}.{verb}" for noun in nouns.split() for verb in verbs.split())
+
+
+POLICY = "getIamPolicy setIamPolicy"
+
+SEE_PROJECT = frozenset({"resourcemanager.projects.get"})
+SEE_OBJECTS = _all("storage", "objects", "get list")
+USE_OBJECTS = SEE_OBJECTS | _all("storage", "objects", "create delete")
+USE_BUCKETS = USE_OBJECTS | {"storage.buckets.get"}
+MANAGE_BUCKETS = USE_BUCKETS | _all("storage", "buckets", f"create delete list update {POLICY}")
+
+SEE_JOBS = _all("run", "executions jobs operations services tasks", "get list")
 RUN_JOBS = SEE_JOBS | {"run.executions.cancel", "run.jobs.run"}
+MANAGE_RUN = RUN_JOBS | _all("run", "jobs services", f"create delete update {POLICY}")
 
 PULL = frozenset({"artifactregistry.repositories.downloadArtifacts"})
 PUSH = PULL | {"artifactregistry.repositories.uploadArtifacts"}
+MANAGE_REPOSITORIES = PUSH | _all(
+    "artifactregistry", "repositories", f"create delete get list update {POLICY}"
+)
 
-BUILD = frozenset(f"cloudbuild.builds.{verb}" for verb in ("create", "get", "list", "update"))
+BUILD = _all("cloudbuild", "builds", "create get list update")
 ACT_AS = frozenset({"iam.serviceAccounts.actAs"})
+MANAGE_ACCOUNTS = _all("iam", "serviceAccounts", f"create delete get list update {POLICY}")
 SEE_LOGS = frozenset({"logging.logEntries.list"})
 WRITE_LOGS = frozenset({"logging.logEntries.create"})
 
+READ_SECRETS = frozenset({"secretmanager.versions.access"})
+MANAGE_SECRETS = (
+    READ_SECRETS
+    | _all("secretmanager", "secrets", f"create delete get list update {POLICY}")
+    | _all("secretmanager", "versions", "add destroy disable enable get list")
+)
+
+SEE_APIS = _all("serviceusage", "services", "get list use")
+MANAGE_APIS = SEE_APIS | _all("serviceusage", "services", "disable enable")
+SEE_POLICIES = frozenset({"orgpolicy.policy.get"})
+SEE_QUOTA = frozenset({"cloudquotas.quotas.get"})
+ASK_FOR_QUOTA = SEE_QUOTA | {"cloudquotas.quotas.update"}
+
+_PLACES = "acceleratorTypes machineTypes regions zones"
+_NETWORKING = "addresses healthChecks networks routers subnetworks"
+_MACHINES = "disks instanceGroupManagers instanceTemplates instances"
+SEE_COMPUTE = _all(
+    "compute", f"{_PLACES} {_NETWORKING} {_MACHINES} firewalls images projects", "get list"
+) | {"compute.images.getFromFamily"}
+MANAGE_MACHINES = (
+    _all("compute", _MACHINES)
+    | _all("compute", f"{_PLACES} addresses images networks projects subnetworks", "get list")
+    | {
+        *("compute.advice.capacity", "compute.disks.use", "compute.healthChecks.useReadOnly"),
+        *("compute.images.getFromFamily", "compute.images.useReadOnly"),
+        *("compute.instanceTemplates.useReadOnly", "compute.instances.setMetadata"),
+        *("compute.instances.setLabels", "compute.instances.setServiceAccount"),
+        *("compute.instances.setTags", "compute.networks.use", "compute.subnetworks.use"),
+        "compute.instanceGroups.create",
+        "compute.instanceGroups.delete",
+        "compute.instanceGroups.use",
+    }
+)
+MANAGE_NETWORKS = (
+    _all("compute", _NETWORKING)
+    | _all("compute", "firewalls regions projects zones", "get list")
+    | {
+        *("compute.healthChecks.use", "compute.healthChecks.useReadOnly"),
+        *("compute.networks.updatePolicy", "compute.networks.use", "compute.routers.use"),
+        "compute.subnetworks.use",
+    }
+)
+MANAGE_FIREWALLS = _all("compute", "firewalls") | {
+    *("compute.networks.get", "compute.networks.list", "compute.networks.updatePolicy"),
+    "compute.projects.get",
+}
+
+EDIT = frozenset[str]().union(
+    *(PUSH, BUILD, ACT_AS, SEE_LOGS, WRITE_LOGS, RUN_JOBS, USE_BUCKETS, SEE_COMPUTE),
+    *(MANAGE_MACHINES, MANAGE_NETWORKS, MANAGE_FIREWALLS, MANAGE_APIS, SEE_PROJECT, SEE_POLICIES),
+    *(ASK_FOR_QUOTA, MANAGE_REPOSITORIES, MANAGE_RUN, MANAGE_SECRETS, MANAGE_ACCOUNTS),
+) - {
+    *READ_SECRETS,
+    *_all("artifactregistry", "repositories", "setIamPolicy"),
+    *_all("iam", "serviceAccounts", "setIamPolicy"),
+    *_all("run", "jobs services", "setIamPolicy"),
+    *_all("secretmanager", "secrets", "setIamPolicy"),
+}
+"""Editors pull images but neither read secrets nor let others in: that is so in life. To buckets
+they come by the legacy roles that each bucket gives them when it is made."""
+
 ROLES: dict[str, frozenset[str]] = {
-    "roles/secretmanager.secretAccessor": frozenset({"secretmanager.versions.access"}),
-    "roles/secretmanager.admin": frozenset({"secretmanager.versions.access"}),
+    "roles/artifactregistry.admin": MANAGE_REPOSITORIES,
     "roles/artifactregistry.reader": PULL,
     "roles/artifactregistry.writer": PUSH,
-    "roles/artifactregistry.admin": PUSH,
     "roles/cloudbuild.builds.editor": BUILD,
-    "roles/iam.serviceAccountUser": ACT_AS,
+    "roles/cloudquotas.admin": ASK_FOR_QUOTA,
+    "roles/cloudquotas.viewer": SEE_QUOTA,
+    "roles/compute.instanceAdmin.v1": MANAGE_MACHINES,
+    "roles/compute.networkAdmin": MANAGE_NETWORKS,
+    "roles/compute.securityAdmin": MANAGE_FIREWALLS,
+    "roles/compute.viewer": SEE_COMPUTE,
+    "roles/editor": EDIT,
+    "roles/iam.serviceAccountAdmin": MANAGE_ACCOUNTS | SEE_PROJECT,
+    "roles/iam.serviceAccountUser": ACT_AS | _all("iam", "serviceAccounts", "get list"),
     "roles/logging.logWriter": WRITE_LOGS,
     "roles/logging.viewer": SEE_LOGS,
-    # Editors pull images but do not read secrets: that is so in life.
-    # To buckets both come by the legacy roles that each bucket gives them when it is made.
-    "roles/editor": frozenset().union(
-        PUSH, BUILD, ACT_AS, SEE_LOGS, WRITE_LOGS, RUN_JOBS, USE_BUCKETS
-    ),
-    "roles/owner": frozenset(
-        {
-            "run.routes.invoke",
-            "secretmanager.versions.access",
-            *(*PUSH, *BUILD, *ACT_AS, *SEE_LOGS, *WRITE_LOGS, *RUN_JOBS, *USE_BUCKETS),
-        }
-    ),
-    "roles/storage.admin": USE_BUCKETS,
+    "roles/orgpolicy.policyViewer": SEE_POLICIES,
+    "roles/owner": EDIT
+    | MANAGE_SECRETS
+    | MANAGE_REPOSITORIES
+    | MANAGE_ACCOUNTS
+    | MANAGE_RUN
+    | MANAGE_BUCKETS
+    | _all("resourcemanager", "projects", POLICY)
+    | {"run.routes.invoke"},
+    "roles/resourcemanager.projectIamAdmin": SEE_PROJECT
+    | _all("resourcemanager", "projects", POLICY),
+    "roles/run.admin": MANAGE_RUN | {"run.routes.invoke"},
+    "roles/run.developer": RUN_JOBS,
+    "roles/run.invoker": frozenset({"run.jobs.run", "run.routes.invoke"}),
+    "roles/run.viewer": SEE_JOBS,
+    "roles/secretmanager.admin": MANAGE_SECRETS,
+    "roles/secretmanager.secretAccessor": READ_SECRETS,
+    "roles/serviceusage.serviceUsageAdmin": MANAGE_APIS,
+    "roles/storage.admin": MANAGE_BUCKETS,
     "roles/storage.objectAdmin": USE_OBJECTS,
     "roles/storage.objectCreator": frozenset({"storage.objects.create"}),
     "roles/storage.objectUser": USE_OBJECTS,
     "roles/storage.objectViewer": SEE_OBJECTS,
-    "roles/run.admin": frozenset({"run.routes.invoke", *RUN_JOBS}),
-    "roles/run.developer": RUN_JOBS,
-    "roles/run.invoker": frozenset({"run.jobs.run", "run.routes.invoke"}),
-    "roles/run.viewer": SEE_JOBS,
 }
 """Role -> those of its permissions that something here asks for. Others grant nothing here."""
+
+
+def granted(roles: Iterable[str]) -> frozenset[str]:
+    """What somebody with these roles may do, as far as somebody here asks."""
+    return frozenset[str]().union(*(ROLES.get(role, ()) for role in roles))
+
 
 BINDINGS = {
     "gcp:projects/iAMMember:IAMMember": "projects/{project}",
@@ -102,7 +188,9 @@ class Caller:
     email: str
     scopes: frozenset[str]
     owns: frozenset[str] | None = None
-    """Projects in which everything is allowed: a person's, a service's; None for an account."""
+    """Projects that are theirs: a person's, a service's; None for an account."""
+    may: frozenset[str] | None = None
+    """Permissions that they have in those projects; None for all."""
 
 
 class Identity:
@@ -139,7 +227,7 @@ class Identity:
         return known
 
     def allowed(self, caller: Caller, permission: str, *resources: str) -> bool:
-        """Whether the caller owns the project, or a binding gives the permission on a resource.
+        """Whether a project is the caller's, or a binding gives the permission on a resource.
 
         One is named as `projects/P/secrets/S`; where the name does not say what it lies in
         (`b/BUCKET`), that comes as another.
@@ -147,7 +235,7 @@ class Identity:
         places = tuple(f"{resource}/" for resource in resources)
         owned = tuple(f"projects/{project}/" for project in caller.owns or ())
         if any(place.startswith(owned) for place in places):
-            return True
+            return caller.may is None or permission in caller.may
         members = {f"serviceAccount:{caller.email}", "allAuthenticatedUsers", "allUsers"}
         for type, place in BINDINGS.items():
             for body in self._store.all(type).values():

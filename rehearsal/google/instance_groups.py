@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from components import catalogue
 from rehearsal import figures
+from rehearsal.google import quotas
 from rehearsal.google.guest import Surroundings
 from rehearsal.google.identity import ACCOUNT
 from rehearsal.google.instances import GROUP, Instance
@@ -24,10 +25,6 @@ TEMPLATES = (
     "gcp:compute/regionInstanceTemplate:RegionInstanceTemplate",
     "gcp:compute/instanceTemplate:InstanceTemplate",
 )
-QUOTA = 16
-"""GPUs of one type and provisioning model that a project may have in a region. In life a new
-project has 0 and most have 1: the faults `quota-0` and `quota-1`."""
-
 PLAIN_MACHINES = re.compile(
     r"(?:e2-(?:micro|small|medium)|(?:c3|c4|e2|n1|n2|n2d|n4|t2d)-(?:standard|highmem|highcpu)-\d+)"
 )
@@ -201,6 +198,7 @@ class InstanceGroups:
             "machineType": machine_type,
             "gpu": _gpu(machine_type, template.get("guestAccelerators") or []),
             "image": template["disks"][0].get("sourceImage", ""),
+            "bootDiskGb": int(template["disks"][0].get("diskSizeGb") or 10),
             "metadata": metadata,
             "labels": template.get("labels") or {},
             "tags": template.get("tags") or [],
@@ -224,7 +222,9 @@ class InstanceGroups:
         project: str = row["project"]
         gpu: Body | None = row["gpu"]
         account: Body = row["serviceAccount"] or {}
-        if any(map(self._world.faults.strikes, ("stockout", f"stockout-{zone}"))):
+        spot = row["scheduling"].get("provisioningModel") == "SPOT"
+        none_left = spot and self._world.accounts.obtainability.get(zone) == 0
+        if none_left or any(map(self._world.faults.strikes, ("stockout", f"stockout-{zone}"))):
             return Obstacle(
                 "ZONE_RESOURCE_POOL_EXHAUSTED",
                 f"The zone 'projects/{project}/zones/{zone}' does not have enough resources"
@@ -233,35 +233,19 @@ class InstanceGroups:
         if not gpu and not PLAIN_MACHINES.fullmatch(row["machineType"]):
             what = f"projects/{project}/zones/{zone}/machineTypes/{row['machineType']}"
             return Obstacle("RESOURCE_NOT_FOUND", f"The resource '{what}' was not found")
-        if gpu and zone not in catalogue.zones(gpu["type"]):
+        withheld = zone in self._world.accounts.zones_without_gpus
+        if gpu and (withheld or zone not in catalogue.zones(gpu["type"])):
             what = f"projects/{project}/zones/{zone}/acceleratorTypes/{gpu['type']}"
             return Obstacle("RESOURCE_NOT_FOUND", f"The resource '{what}' was not found")
-        if gpu and gpu["count"] + self._in_use(row) > self._quota():
-            return Obstacle(
-                "QUOTA_EXCEEDED",
-                f"Quota '{_metric(row)}' exceeded.  Limit: {self._quota()}.0 in region"
-                f" {zone.rpartition('-')[0]}.",
-            )
+        region = zone.rpartition("-")[0]
+        for quota, wanted in quotas.wants(row).items():
+            if message := quotas.refusal(self._world, quota, project, region, wanted):
+                return Obstacle("QUOTA_EXCEEDED", message)
         accounts = {it["email"] for it in self._store.all(ACCOUNT).values()}
         if account and account["email"] not in accounts:
             what = f"The resource '{account['email']}' of type 'serviceAccount'"
             return Obstacle("RESOURCE_NOT_FOUND", f"{what} was not found.")
         return None
-
-    def _in_use(self, row: Body) -> int:
-        """GPUs that count against the same quota as the row's."""
-        region = row["zone"].rpartition("-")[0]
-        return sum(
-            other["gpu"]["count"]
-            for other in self._store.all(INSTANCE).values()
-            if other["gpu"]
-            and other["zone"].rpartition("-")[0] == region
-            and other["project"] == row["project"]
-            and _metric(other) == _metric(row)
-        )
-
-    def _quota(self) -> int:
-        return self._world.faults.number("quota", QUOTA)
 
     def _live(self, id: str) -> None:
         instance = Instance(self._around, id)
@@ -325,13 +309,6 @@ def _gpu(machine_type: str, attached: list[Body]) -> Body | None:
         if machine.machine_type == machine_type and not machine.attached:
             return {"type": machine.gpu, "count": machine.count, "memoryGib": machine.memory_gib}
     return None
-
-
-def _metric(row: Body) -> str:
-    """The quota metric of a VM's GPUs. The newest GPUs share one metric in life; not here."""
-    name = row["gpu"]["type"].replace("tesla-", "").replace("-", "_").upper() + "_GPUS"
-    spot = row["scheduling"].get("provisioningModel") == "SPOT"
-    return f"PREEMPTIBLE_{name}" if spot else name
 
 
 def _now() -> str:

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from rehearsal.google.identity import CLOUD_PLATFORM, Caller, Identity
+from rehearsal.google.identity import CLOUD_PLATFORM, Caller, Identity, granted
 from rehearsal.world import PERSON, World
 
 HOST = "oauth2.googleapis.com"
@@ -26,7 +26,12 @@ class OAuth2:
         accounts = self._world.accounts
         if form.get("refresh_token") not in accounts.google_refresh_tokens:
             return _refusal("invalid_grant", "Token has been expired or revoked.")
-        person = Caller(PERSON, frozenset({CLOUD_PLATFORM}), frozenset(accounts.projects))
+        person = Caller(
+            PERSON,
+            frozenset({CLOUD_PLATFORM}),
+            owns=frozenset(accounts.projects),
+            may=granted(accounts.google_roles),
+        )
         token, lifetime = self._identity.mint_for(person)
         reply = {"access_token": token, "expires_in": lifetime, "scope": CLOUD_PLATFORM}
         return web.json_response(reply | {"token_type": "Bearer"})

@@ -131,7 +131,7 @@ class Registry:
 
     def _manifest(self, docker_hub: bool, name: str, image: str, reference: str) -> web.Response:
         raw = (
-            _upstream_manifest(image, reference)
+            upstream_manifest(image, reference)
             if docker_hub
             else self._images.manifest(name, image, reference)
         )
@@ -151,7 +151,7 @@ class Registry:
         if name and not self._upstream(name):
             manifest = json.loads(self._images.manifest(name, image, reference))
         else:
-            manifest = json.loads(_upstream_manifest(image, reference))
+            manifest = json.loads(upstream_manifest(image, reference))
         return sum(layer["size"] for layer in manifest["layers"])
 
     def files(self, reference: str) -> Path | None:
@@ -203,7 +203,7 @@ def _parts(reference: str) -> tuple[str, str, str]:
     return "", path if docker_hub and "/" in path else f"library/{path}", version
 
 
-def _upstream_manifest(image: str, reference: str) -> bytes:
+def upstream_manifest(image: str, reference: str) -> bytes:
     """What Docker Hub says of an image. CloudError 404 when it has no such image."""
     size, tags = DOCKER_HUB.get(image, (0, frozenset[str]()))
     if not size or not (reference in tags or _DIGEST.fullmatch(reference)):

@@ -1,24 +1,20 @@
-"""secretmanager.googleapis.com: reading the payload of a secret's version, and nothing else."""
+"""secretmanager.googleapis.com: the payload of a secret's version, and lists."""
 
 import base64
-import json
-import re
-
-from aiohttp import web
 
 from rehearsal.errors import CloudError
-from rehearsal.google.identity import CLOUD_PLATFORM, Caller, Identity
+from rehearsal.google.identity import Caller, Identity
+from rehearsal.google.project import id_of
+from rehearsal.google.rest import Api, Call, Route
 from rehearsal.store import Body
 from rehearsal.world import World
 
 HOST = "secretmanager.googleapis.com"
+SECRET = "gcp:secretmanager/secret:Secret"  # noqa: S105 a type token
 VERSION = "gcp:secretmanager/secretVersion:SecretVersion"
 DESTROYED = "google:destroyed_secret_version"
 """What the providers keep of a destroyed version: its secret and its number."""
-
-_ACCESS = re.compile(
-    r"/v1/projects/(?P<project>[^/]+)/secrets/(?P<secret>[^/]+)/versions/(?P<version>[^/:]+):access"
-)
+DENIED = "Permission '{permission}' denied for resource '{name}' (or it may not exist)."
 
 
 class SecretManager:
@@ -27,43 +23,56 @@ class SecretManager:
     def __init__(self, world: World, identity: Identity) -> None:
         self._world = world
         self._identity = identity
-
-    async def handle(self, request: web.BaseRequest) -> web.Response:
-        """The answer in Google's JSON, refusals included."""
-        match = _ACCESS.fullmatch(request.path)
-        if request.method != "GET" or not match:
-            return web.Response(status=404, text="Not Found", content_type="text/html")
-        try:
-            caller = self._identity.caller(request.headers.get("Authorization"))
-            if CLOUD_PLATFORM not in caller.scopes:
-                message = "Request had insufficient authentication scopes."
-                raise CloudError(403, message, "PERMISSION_DENIED")
-            answer = self._access(caller, **match.groupdict())
-        except CloudError as error:
-            reply = {"code": error.code, "message": error.message, "status": error.reason}
-            return _json({"error": reply}, error.code)
-        return _json(answer, 200)
+        secrets = "/v1/projects/{project}/secrets"
+        versions = f"{secrets}/{{secret}}/versions"
+        read = f"{versions}/{{version}}:access"
+        routes = (
+            Route("GET", read, "secretmanager.versions.access", self._read),
+            Route("GET", secrets, "secretmanager.secrets.list", self._secrets, "secrets"),
+            Route("GET", versions, "secretmanager.versions.list", self._versions, "versions"),
+        )
+        self.handle = Api(world, identity, HOST, routes, denied=DENIED).handle
 
     def payload(self, caller: Caller, project: str, secret: str, version: str) -> bytes:
         """A secret's bytes. CloudError 403, 404 or 400 when they are not this caller's to read."""
-        return base64.b64decode(self._access(caller, project, secret, version)["payload"]["data"])
-
-    def _access(self, caller: Caller, project: str, secret: str, version: str) -> Body:
-        numbers = self._world.accounts.projects
-        project = next((id for id, number in numbers.items() if number == project), project)
+        project = id_of(self._world, project)
         name = f"projects/{project}/secrets/{secret}"
         permission = "secretmanager.versions.access"
         if not self._identity.allowed(caller, permission, name):
-            message = (
-                f"Permission '{permission}' denied for resource"
-                f" '{name}/versions/{version}' (or it may not exist)."
-            )
+            where = f"{name}/versions/{version}"
+            message = DENIED.format(permission=permission, name=where)
             raise CloudError(403, message, "PERMISSION_DENIED")
-        return self._payload(name, f"projects/{numbers[project]}/secrets/{secret}", version)
+        return base64.b64decode(self._payload(project, secret, version)["payload"]["data"])
 
-    def _payload(self, secret: str, numbered: str, version: str) -> Body:
+    def _read(self, call: Call) -> Body:
+        """versions.access"""
+        return self._payload(call.parts["project"], call.parts["secret"], call.parts["version"])
+
+    def _secrets(self, call: Call) -> list[Body]:
+        """secrets.list"""
+        rows = self._world.store.all(SECRET).values()
+        return [
+            {key: row[key] for key in ("name", "createTime", "etag") if key in row}
+            | {"labels": row.get("effectiveLabels") or {}}
+            for row in rows
+            if row["project"] == call.parts["project"]
+        ]
+
+    def _versions(self, call: Call) -> list[Body]:
+        """versions.list"""
+        secret = call.name.removesuffix("/versions")
+        rows = self._world.store.all(VERSION).values()
+        return [
+            {"name": row["name"], "state": "ENABLED" if row.get("enabled", True) else "DISABLED"}
+            for row in rows
+            if row["secret"] == secret
+        ]
+
+    def _payload(self, project: str, name: str, version: str) -> Body:
         """What :access answers. CloudError 404 or 400 when there is nothing to read."""
         store = self._world.store
+        secret = f"projects/{project}/secrets/{name}"
+        numbered = f"projects/{self._world.accounts.projects[project]}/secrets/{name}"
         live = {it["version"]: it for it in store.all(VERSION).values() if it["secret"] == secret}
         gone = {it["version"] for it in store.all(DESTROYED).values() if it["secret"] == secret}
         if version == "latest":
@@ -93,7 +102,3 @@ def crc32c(data: bytes) -> int:
         for _ in range(8):
             crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
     return crc ^ 0xFFFFFFFF
-
-
-def _json(body: Body, status: int) -> web.Response:
-    return web.json_response(body, status=status, dumps=lambda it: json.dumps(it, indent=2) + "\n")

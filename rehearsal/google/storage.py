@@ -25,6 +25,7 @@ _UPLOAD = re.compile(r"/upload/storage/v1/b/([^/]+)/o")
 _LIST = re.compile(r"/storage/v1/b/([^/]+)/o")
 _OBJECT = re.compile(r"(?:/download)?/storage/v1/b/([^/]+)/o/(.+)")
 _BUCKET = re.compile(r"/storage/v1/b/([^/]+)")
+_BUCKETS = "/storage/v1/b"
 _PLAIN = re.compile(r"/([^/]+)/(.+)")
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 
@@ -105,6 +106,8 @@ class Storage:
         elif (match := _BUCKET.fullmatch(path)) and method == "GET":
             bucket = self._bucket(request, match[1], "storage.buckets.get")
             return web.json_response(_public(bucket))
+        elif path == _BUCKETS and method == "GET":
+            return self._list_buckets(request)
         raise CloudError(404, f"The rehearsal does not play {method} {path}.", "notFound")
 
     def _plain(self, request: web.BaseRequest) -> web.Response:
@@ -141,6 +144,16 @@ class Storage:
             return self._identity.caller(authorization)
         except CloudError:
             raise CloudError(401, "Invalid Credentials", "authError") from None
+
+    def _list_buckets(self, request: web.BaseRequest) -> web.Response:
+        """A project's buckets, which fit on one page here."""
+        permission, owner = "storage.buckets.list", request.query.get("project", "")
+        caller = self._caller(request.headers.get("Authorization"), permission)
+        if not self._identity.allowed(caller, permission, f"projects/{owner}"):
+            raise CloudError(403, _denied(caller.email, permission), "forbidden")
+        rows = self._world.store.all(buckets.BUCKET).values()
+        items = [_public(row) for row in rows if row["project"] == owner]
+        return web.json_response({"kind": "storage#buckets"} | ({"items": items} if items else {}))
 
     # Reading and deleting
 
@@ -273,12 +286,15 @@ def _content(request: web.BaseRequest, about: Body, world: World) -> web.Respons
 
 def _public(bucket: Body) -> Body:
     """A bucket as the JSON API shows it, as far as anybody here looks."""
-    keys = ("name", "location", "storageClass", "timeCreated", "updated", "selfLink", "labels")
-    return {"kind": "storage#bucket", "id": bucket["name"]} | {key: bucket.get(key) for key in keys}
+    keys = ("name", "location", "storageClass", "timeCreated", "updated", "selfLink")
+    shown = {"kind": "storage#bucket", "id": bucket["name"]}
+    shown |= {"labels": bucket.get("effectiveLabels") or {}}
+    return shown | {key: bucket.get(key) for key in keys}
 
 
 def _denied(who: str, permission: str) -> str:
-    noun = "bucket" if permission in ("storage.buckets.get", "storage.objects.list") else "object"
+    of_bucket = permission.startswith("storage.buckets.") or permission == "storage.objects.list"
+    noun = "bucket" if of_bucket else "object"
     return (
         f"{who} does not have {permission} access to the Google Cloud Storage {noun}."
         f" Permission '{permission}' denied on resource (or it may not exist)."

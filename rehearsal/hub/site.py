@@ -1,7 +1,7 @@
 """The Hugging Face hub's site: which models exist, who may read them, what is in them.
 
 Answers what a download of a model asks: `/api/models/MODEL`, `/api/models/MODEL/tree/REVISION`,
-`/MODEL/resolve/REVISION/FILE`.
+`/MODEL/resolve/REVISION/FILE`; and `/api/whoami-v2`, whose token it is that asks.
 """
 
 import hashlib
@@ -36,6 +36,8 @@ class Hub:
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
         """One request. Status, body and X-Error-Code as the hub's own."""
+        if request.path == "/api/whoami-v2":
+            return self._who(request)
         about, file = ABOUT.fullmatch(request.path), FILE.fullmatch(request.path)
         path = about or file
         if path is None:
@@ -63,9 +65,19 @@ class Hub:
         if about:
             return web.json_response(_information(found, here))
         # What is gated are the files; anybody may see their names.
-        if found.gated and (not known or self._faults.strikes("hub-licence")):
+        let_in = known and name not in self._world.accounts.hugging_face_refusals
+        if found.gated and (not let_in or self._faults.strikes("hub-licence")):
             return _gated(name, known)
         return self._file(here, path["file"])
+
+    def _who(self, request: web.BaseRequest) -> web.Response:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme != "Bearer" or token not in self._world.accounts.hugging_face_tokens:
+            return _error(401, "", "Invalid username or password.")
+        shown = {"displayName": "rehearsal", "role": "read"}
+        return web.json_response(
+            {"type": "user", "name": "you", "auth": {"type": "access_token", "accessToken": shown}}
+        )
 
     def _file(self, here: Repository, path: str) -> web.Response:
         file = here.files.get(path)

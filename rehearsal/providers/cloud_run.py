@@ -10,6 +10,7 @@ from typing import Any
 from pulumi.runtime.rpc import UNKNOWN
 
 from rehearsal.errors import CloudError, OperationFailed
+from rehearsal.google import quotas
 from rehearsal.google.cloud_run import EXECUTION, INSTANCE, JOB, REVISION, SERVICE, gpus
 from rehearsal.google.cloud_run.workload import DEFAULT_PORT
 from rehearsal.providers.checks import texts
@@ -176,6 +177,26 @@ def sound_service(operation: Operation, body: Body) -> None:
                 " always allocated."
             )
         sound_gpu(operation, body, template, most, "template.scaling.max_instance_count")
+    allocated(operation, body, container, most)
+
+
+def allocated(operation: Operation, body: Body, container: Body, most: int) -> None:
+    """CPUs and memory of all instances that a service may grow to."""
+    limits = as_object(as_object(container.get("resources")).get("limits"))
+    sums = (
+        ("CpuAllocPerProjectRegion", "CPU", int(cpus(limits.get("cpu", "1")) * 1000)),
+        ("MemAllocPerProjectRegion", "memory", int(gib(limits.get("memory", "512Mi")) * 2**30)),
+    )
+    for quota, noun, one in sums:
+        owner, region = body["project"], body["location"]
+        taken = int(quotas.used(operation.world, quota, owner, region))
+        allowed = quotas.limit(operation.world, quota) - taken
+        if most * one > allowed:
+            raise refused(
+                f"template.scaling.max_instance_count: Max instances must be set to"
+                f" {allowed // one} or fewer in order to set the requested total {noun}.\n"
+                f"Quota violated:\n  {quota} requested: {most * one} allowed: {allowed}"
+            )
 
 
 def sound_job(operation: Operation, body: Body) -> None:
@@ -252,7 +273,8 @@ def sound_gpu(operation: Operation, body: Body, template: Body, most: int, place
             f" {gpu.least_memory_gib}Gi of memory."
         )
     redundancy = gpus.redundant(template)
-    allowed = gpus.quota(operation.world.faults, redundancy)
+    quota = gpus.quota_name(gpu, redundancy)
+    allowed = quotas.limit(operation.world, quota) // gpu.units
     terms = f"with{'' if redundancy else 'out'} zonal redundancy"
     if allowed == 0:
         raise refused(
@@ -264,7 +286,7 @@ def sound_gpu(operation: Operation, body: Body, template: Body, most: int, place
         raise refused(
             f"{place}: Max instances must be set to {allowed} or fewer in order to set GPU"
             " requirements.\nTo request quota: g.co/cloudrun/gpu-quota\nQuota violated:\n "
-            f" {gpus.quota_name(gpu, redundancy)} requested: {most * gpu.units} allowed:"
+            f" {quota} requested: {most * gpu.units} allowed:"
             f" {allowed * gpu.units}"
         )
 

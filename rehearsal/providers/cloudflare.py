@@ -18,6 +18,7 @@ from rehearsal.cloudflare import (
     TUNNEL,
     TUNNEL_CONFIG,
     TUNNEL_SECRET,
+    permissions,
 )
 from rehearsal.errors import CloudError
 from rehearsal.providers.outages import Patience, Refusal
@@ -444,6 +445,8 @@ class Cloudflare(Package):
     def authorise(self, operation: Operation, row: ResourceType, body: Body) -> None:
         """As every call to Cloudflare's API."""
         authenticate(operation.world, operation.config, body)
+        if not permissions.permitted(operation.world, permissions.OF_TYPE[row.token], "Edit"):
+            raise refuse(403, 10000, "Authentication error")
 
     def absent(self, value: str) -> CloudError:
         """What a policy or an application names must exist."""

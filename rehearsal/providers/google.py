@@ -6,6 +6,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from typing import Any
 from pulumi.runtime.rpc import UNKNOWN
 
 from rehearsal.errors import CloudError, OperationFailed
-from rehearsal.providers import cloud_run, storage
+from rehearsal.google import project
+from rehearsal.google.images import family_exists
+from rehearsal.google.project import disabled, enabled
+from rehearsal.providers import cloud_run, project_rules, storage
 from rehearsal.providers.checks import between, cidr, not_played, one_of, texts
 from rehearsal.providers.iam import ACCOUNT, iam_member
 from rehearsal.providers.outages import Patience, Refusal
@@ -30,7 +34,7 @@ from rehearsal.providers.schema import Failure, Schema, as_array, as_object
 from rehearsal.store import Body
 from rehearsal.world import World
 
-SERVICE = "gcp:projects/service:Service"
+SERVICE = project.SERVICE
 REPOSITORY = "gcp:artifactregistry/repository:Repository"
 SECRET = "gcp:secretmanager/secret:Secret"  # noqa: S105 a type token
 SECRET_VERSION = "gcp:secretmanager/secretVersion:SecretVersion"  # noqa: S105 a type token
@@ -49,20 +53,6 @@ DESTROYED = "google:destroyed_secret_version"
 
 REPLACES: dict[str, list[str]] = json.loads((Path(__file__).parent / "facts.json").read_text())
 """Type -> property paths whose change replaces; read off the running plugin near 10.2.0."""
-
-TITLES = {
-    "artifactregistry.googleapis.com": "Artifact Registry API",
-    "cloudresourcemanager.googleapis.com": "Cloud Resource Manager API",
-    "compute.googleapis.com": "Compute Engine API",
-    "iam.googleapis.com": "Identity and Access Management (IAM) API",
-    "run.googleapis.com": "Cloud Run Admin API",
-    "secretmanager.googleapis.com": "Secret Manager API",
-}
-OTHER_APIS = (
-    "iap logging monitoring oslogin cloudbuild cloudscheduler storage iamcredentials"
-    " serviceusage cloudquotas pubsub"
-)
-KNOWN_APIS = TITLES.keys() | {f"{name}.googleapis.com" for name in OTHER_APIS.split()}
 
 DEFAULT_ZONES = {"us-east1": "bcd", "europe-west1": "bcd"}
 """Letters of the three zones that a regional group uses by itself, where they are not a, b, c."""
@@ -98,7 +88,7 @@ name_of_compute = texts("name", "(?:[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?)")
 
 def known_api(operation: Operation, body: Body) -> None:
     """Only services that exist can be enabled."""
-    if body["service"] not in KNOWN_APIS:
+    if body["service"] not in project.KNOWN:
         message = f"Not found or permission denied for service(s): {body['service']}."
         raise CloudError(403, message, "forbidden")
 
@@ -133,16 +123,6 @@ def sound_health_check(operation: Operation, body: Body) -> None:
         raise CloudError(400, message, "invalid")
 
 
-PUBLIC_IMAGES = {
-    "cos-cloud": r"cos-(?:stable|beta|dev|\d+-lts)",
-    "debian-cloud": r"debian-\d+",
-    "deeplearning-platform-release": r"(?:common|pytorch)-.+",
-    "ubuntu-os-accelerator-images": r"ubuntu-accelerator-.+",
-    "ubuntu-os-cloud": r"ubuntu-.+",
-}
-"""Project -> its image families."""
-
-
 def known_image(operation: Operation, body: Body) -> None:
     """The plugin looks a family of boot images up; one of the user's own is taken at its word."""
     for disk in as_array(body["disks"]):
@@ -150,7 +130,7 @@ def known_image(operation: Operation, body: Body) -> None:
         match = re.fullmatch(r"projects/([^/]+)/global/images/family/(.+)", image)
         if not match or match[1] in operation.world.accounts.projects:
             continue
-        if not re.fullmatch(PUBLIC_IMAGES.get(match[1], r"\Z."), match[2]):
+        if not family_exists(match[1], match[2]):
             raise ValueError(
                 f"error resolving image name '{image}': Could not find image or family {match[2]}"
             )
@@ -701,7 +681,9 @@ class Google(Package):
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
-        self.rows = {row.token: row for row in ROWS}
+        self.rows = {
+            row.token: replace(row, service=(*project_rules.of(row), *row.service)) for row in ROWS
+        }
 
     def replaces(self, row: ResourceType) -> tuple[str, ...]:
         """Read off the running plugin."""
@@ -727,21 +709,15 @@ class Google(Package):
 
     def authorise(self, operation: Operation, row: ResourceType, body: Body) -> None:
         """The project must be the caller's, and the API enabled in it."""
-        project = body.get("project") or operation.config.get("project")
-        if not project:
+        owner = body.get("project") or operation.config.get("project")
+        if not owner:
             raise ValueError("project: required field is not set")
-        numbered = operation.world.accounts.projects.get(project)
+        numbered = operation.world.accounts.projects.get(owner)
         if numbered is None:
-            message = f"Permission denied on resource project {project}."
+            message = f"Permission denied on resource project {owner}."
             raise CloudError(403, message, "forbidden")
-        if row.api and not operation.world.store.get(SERVICE, f"{project}/{row.api}"):
-            url = f"https://console.developers.google.com/apis/api/{row.api}/overview?project={numbered}"
-            message = (
-                f"{TITLES[row.api]} has not been used in project {numbered} before or it is"
-                f" disabled. Enable it by visiting {url} then retry. If you enabled this API"
-                " recently, wait a few minutes for the action to propagate to our systems and"
-                " retry."
-            )
+        if row.api and not enabled(operation.world, owner, row.api):
+            message = disabled(row.api, numbered)
             raise CloudError(403, message, "accessNotConfigured")
 
     def absent(self, value: str) -> CloudError:

@@ -1,107 +1,103 @@
-"""run.googleapis.com: Cloud Run's Admin API v2, as far as jobs are run and looked at with it."""
+"""run.googleapis.com: Cloud Run's Admin API v2, as far as jobs are run with it, and looked at."""
 
-import json
-import re
-from collections.abc import Awaitable, Callable
-
-from aiohttp import web
-
-from rehearsal.errors import CloudError
-from rehearsal.google.cloud_run import EXECUTION, JOB, OPERATION, TASK
+from rehearsal.google.cloud_run import EXECUTION, JOB, OPERATION, SERVICE, TASK
 from rehearsal.google.cloud_run.jobs import Jobs, failure, missing
 from rehearsal.google.cloud_run.respell import task_template
-from rehearsal.google.identity import CLOUD_PLATFORM, Identity
+from rehearsal.google.identity import Identity
+from rehearsal.google.rest import Api, Call, Route
 from rehearsal.store import Body
 from rehearsal.world import World
 
 HOST = "run.googleapis.com"
 EXECUTION_TYPE = "type.googleapis.com/google.cloud.run.v2.Execution"
 
-PLACE = r"(projects/[^/:]+/locations/[^/:]+)"
-ID = r"[^/:]+"
-
-Answer = Callable[["AdminApi", str, Body], Awaitable[Body]]
-
 
 class AdminApi:
     """The site; `handle` answers one request.
 
-    Absent on purpose: making, changing and deleting (the providers do that), services, paging.
+    Absent on purpose: making, changing and deleting, which the providers do.
     """
 
     def __init__(self, world: World, identity: Identity, jobs: Jobs) -> None:
         self._store = world.store
-        self._identity = identity
         self._jobs = jobs
-
-    async def handle(self, request: web.BaseRequest) -> web.Response:
-        """The answer in Google's JSON, refusals included."""
-        for method, pattern, permission, answer in ROUTES:
-            match = re.fullmatch(f"/v2/{pattern}", request.path)
-            if match and method == request.method:
-                try:
-                    name = match[0].removeprefix("/v2/").rpartition(":")[0] or match[0][4:]
-                    self._authorize(request.headers.get("Authorization"), permission, name)
-                    body = json.loads(await request.text() or "{}")
-                    return _json(await answer(self, name, body), 200)
-                except CloudError as error:
-                    said = {"code": error.code, "message": error.message, "status": error.reason}
-                    return _json({"error": said}, error.code)
-        return web.Response(status=404, text="Not Found", content_type="text/html")
-
-    def _authorize(self, authorization: str | None, permission: str, name: str) -> None:
-        caller = self._identity.caller(authorization)
-        if CLOUD_PLATFORM not in caller.scopes:
-            message = "Request had insufficient authentication scopes."
-            raise CloudError(403, message, "PERMISSION_DENIED")
-        if not self._identity.allowed(caller, permission, name):
-            where = f"resource '{name}' (or resource may not exist)"
-            message = f"Permission '{permission}' denied on {where}."
-            raise CloudError(403, message, "PERMISSION_DENIED")
+        place = "/v2/projects/{project}/locations/{location}"
+        job, service = f"{place}/jobs/{{job}}", f"{place}/services/{{service}}"
+        execution = f"{job}/executions/{{execution}}"
+        routes = (
+            Route("POST", f"{job}:run", "run.jobs.run", self.run_job),
+            Route("GET", job, "run.jobs.get", self.get_job),
+            Route("GET", f"{place}/jobs", "run.jobs.list", self.list_jobs, "jobs"),
+            Route("POST", f"{execution}:cancel", "run.executions.cancel", self.cancel_execution),
+            Route("GET", execution, "run.executions.get", self.get_execution),
+            Route(
+                "GET",
+                f"{job}/executions",
+                "run.executions.list",
+                self.list_executions,
+                "executions",
+            ),
+            Route("GET", f"{execution}/tasks/{{task}}", "run.tasks.get", self.get_task),
+            Route("GET", f"{execution}/tasks", "run.tasks.list", self.list_tasks, "tasks"),
+            Route("GET", f"{place}/operations/{{id}}", "run.operations.get", self.get_operation),
+            Route("GET", service, "run.services.get", self.get_service),
+            Route("GET", f"{place}/services", "run.services.list", self.list_services, "services"),
+        )
+        denied = (
+            "Permission '{permission}' denied on resource '{name}' (or resource may not exist)."
+        )
+        self.handle = Api(world, identity, HOST, routes, denied=denied).handle
 
     # Answers
 
-    async def run_job(self, name: str, body: Body) -> Body:
+    def run_job(self, call: Call) -> Body:
         """jobs:run"""
-        return self._operation(self._jobs.run(name, body.get("overrides") or {}))
+        return self._operation(self._jobs.run(call.name, call.body.get("overrides") or {}))
 
-    async def get_job(self, name: str, _: Body) -> Body:
+    def get_job(self, call: Call) -> Body:
         """jobs.get"""
-        return _job(self._row(JOB, name))
+        return _job(self._row(JOB, call.name))
 
-    async def list_jobs(self, name: str, _: Body) -> Body:
+    def list_jobs(self, call: Call) -> list[Body]:
         """jobs.list"""
-        return _listed("jobs", [_job(row) for row in self._below(JOB, name)])
+        return [_job(row) for row in self._below(JOB, call.name)]
 
-    async def cancel_execution(self, name: str, _: Body) -> Body:
+    async def cancel_execution(self, call: Call) -> Body:
         """executions:cancel"""
-        await self._jobs.cancel(name)
+        await self._jobs.cancel(call.name)
         operation = next(
-            id for id, it in self._store.all(OPERATION).items() if it["execution"] == name
+            id for id, it in self._store.all(OPERATION).items() if it["execution"] == call.name
         )
         return self._operation(operation)
 
-    async def get_execution(self, name: str, _: Body) -> Body:
+    def get_execution(self, call: Call) -> Body:
         """executions.get"""
-        return self._row(EXECUTION, name)
+        return self._row(EXECUTION, call.name)
 
-    async def list_executions(self, name: str, _: Body) -> Body:
+    def list_executions(self, call: Call) -> list[Body]:
         """executions.list: the newest first."""
-        rows = self._below(EXECUTION, name)
-        newest = sorted(rows, key=lambda row: row["createTime"], reverse=True)
-        return _listed("executions", newest)
+        rows = self._below(EXECUTION, call.name)
+        return sorted(rows, key=lambda row: row["createTime"], reverse=True)
 
-    async def get_task(self, name: str, _: Body) -> Body:
+    def get_task(self, call: Call) -> Body:
         """tasks.get"""
-        return self._row(TASK, name)
+        return self._row(TASK, call.name)
 
-    async def list_tasks(self, name: str, _: Body) -> Body:
+    def list_tasks(self, call: Call) -> list[Body]:
         """tasks.list"""
-        return _listed("tasks", sorted(self._below(TASK, name), key=lambda row: row["index"]))
+        return sorted(self._below(TASK, call.name), key=lambda row: row["index"])
 
-    async def get_operation(self, name: str, _: Body) -> Body:
+    def get_operation(self, call: Call) -> Body:
         """operations.get"""
-        return self._operation(name)
+        return self._operation(call.name)
+
+    def get_service(self, call: Call) -> Body:
+        """services.get"""
+        return _service(self._row(SERVICE, call.name))
+
+    def list_services(self, call: Call) -> list[Body]:
+        """services.list"""
+        return [_service(row) for row in self._below(SERVICE, call.name)]
 
     def _operation(self, name: str) -> Body:
         row = self._row(OPERATION, name)
@@ -124,25 +120,6 @@ class AdminApi:
         return [row for id, row in rows if id.rpartition("/")[0] == collection]
 
 
-ROUTES: tuple[tuple[str, str, str, Answer], ...] = (
-    ("POST", f"{PLACE}/jobs/{ID}:run", "run.jobs.run", AdminApi.run_job),
-    ("GET", f"{PLACE}/jobs/{ID}", "run.jobs.get", AdminApi.get_job),
-    ("GET", f"{PLACE}/jobs", "run.jobs.list", AdminApi.list_jobs),
-    (
-        "POST",
-        f"{PLACE}/jobs/{ID}/executions/{ID}:cancel",
-        "run.executions.cancel",
-        AdminApi.cancel_execution,
-    ),
-    ("GET", f"{PLACE}/jobs/{ID}/executions/{ID}", "run.executions.get", AdminApi.get_execution),
-    ("GET", f"{PLACE}/jobs/{ID}/executions", "run.executions.list", AdminApi.list_executions),
-    ("GET", f"{PLACE}/jobs/{ID}/executions/{ID}/tasks/{ID}", "run.tasks.get", AdminApi.get_task),
-    ("GET", f"{PLACE}/jobs/{ID}/executions/{ID}/tasks", "run.tasks.list", AdminApi.list_tasks),
-    ("GET", f"{PLACE}/operations/{ID}", "run.operations.get", AdminApi.get_operation),
-)
-"""Method, path, the permission that it takes, and what answers."""
-
-
 def _job(row: Body) -> Body:
     """A job as the API answers it."""
     kept = (
@@ -161,10 +138,16 @@ def _job(row: Body) -> Body:
     }
 
 
-def _listed(noun: str, rows: list[Body]) -> Body:
-    """A page; Google leaves an empty list out."""
-    return {noun: rows} if rows else {}
-
-
-def _json(body: Body, status: int) -> web.Response:
-    return web.json_response(body, status=status, dumps=lambda it: json.dumps(it, indent=2) + "\n")
+def _service(row: Body) -> Body:
+    """A service as the API answers it, as far as somebody looks."""
+    kept = (
+        *("uid", "generation", "createTime", "updateTime", "creator", "launchStage", "ingress"),
+        *("observedGeneration", "reconciling", "etag", "uri", "urls", "latestReadyRevision"),
+    )
+    conditions: list[Body] = row["terminalConditions"]
+    return {
+        "name": row["id"],
+        "labels": row.get("effectiveLabels") or {},
+        **{key: row[key] for key in kept if row.get(key) is not None},
+        **({"terminalCondition": conditions[0]} if conditions else {}),
+    }

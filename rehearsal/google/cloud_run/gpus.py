@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from rehearsal.faults import Faults
 from rehearsal.store import Body
 
 
@@ -64,13 +63,3 @@ def redundant(template: Body) -> bool:
 def quota_name(gpu: Gpu, redundancy: bool) -> str:
     """The quota that an instance counts in."""
     return f"{gpu.quota}{'' if redundancy else 'NoZonalRedundancy'}PerProjectRegion"
-
-
-def quota(faults: Faults, redundancy: bool) -> int:
-    """GPUs that a project may have in a region, with zonal redundancy or without.
-
-    Google grants three without and none with it. In life a new project may have none: the
-    faults `cloud-run-quota-N` and `cloud-run-redundancy-quota-N`.
-    """
-    name = f"cloud-run-{'redundancy-' if redundancy else ''}quota"
-    return faults.number(name, 0 if redundancy else 3)

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from rehearsal import figures, relay
 from rehearsal.errors import CloudError
+from rehearsal.google import quotas
 from rehearsal.google.cloud_run import INSTANCE, gpus
 from rehearsal.google.cloud_run.instance import GRACE_S, Instance
 from rehearsal.google.cloud_run.platform import Platform
@@ -249,10 +250,10 @@ class Revision:
         redundancy: bool = mine["zonalRedundancy"]
         rows = self._world.store.all(INSTANCE).values()
         used = sum(row["gpu"] == mine and row["region"] == self.workload.region for row in rows)
-        allowed = gpus.quota(self._world.faults, redundancy)
+        name = gpus.quota_name(gpu, redundancy)
+        allowed = quotas.limit(self._world, name) // gpu.units
         if used < allowed:
             return ""
-        name = gpus.quota_name(gpu, redundancy)
         requested = (used + 1) * gpu.units
         return f"Quota violated:\n  {name} requested: {requested} allowed: {allowed * gpu.units}"
 
