@@ -48,6 +48,8 @@ def model_can_be_had(subject: Subject) -> Iterator[Finding]:
     with client() as http:
         try:
             about = http.get(source.about, headers=source.headers, timeout=TIMEOUT)
+            if about.status_code == 401 and "X-Error-Code" not in about.headers:
+                return  # the token is not known: its own check says so
             refuse(source, about)
             commit = _content(about.content, about.status_code, source)
             sample = http.head(source.sample(commit), headers=source.headers, timeout=TIMEOUT)
@@ -78,17 +80,14 @@ def size_is_as_reckoned(subject: Subject) -> Iterator[Finding]:
         answer = http.get(source.about, headers=source.headers, timeout=TIMEOUT)
         if not answer.ok:
             return  # the check before has said why
-        commit = source.commit(answer.content)
-        listed = http.get(
-            f"{source.endpoint}/api/models/{settings.model}/tree/{commit}",
-            params={"recursive": "true"},
-            headers=source.headers,
-            timeout=TIMEOUT,
-        )
-        files = listed.json()
-    weights = sum(it["size"] for it in files if str(it["path"]).endswith(".safetensors"))
+        index = f"resolve/{source.commit(answer.content)}/model.safetensors.index.json"
+        url = f"{source.endpoint}/{settings.model}/{index}"
+        answer = http.get(url, headers=source.headers, timeout=TIMEOUT)
+        if answer.status_code in (401, 403, 404):
+            return  # weights in one file have no index
+        weights: int = answer.json()["metadata"]["total_size"]
     told = f"{weights / 1e9:.1f} GB of weights; the fit was reckoned with {known.weights / 1e9:.1f}"
-    if weights and abs(weights - known.weights) > TOLERANCE * known.weights:
+    if abs(weights - known.weights) > TOLERANCE * known.weights:
         yield Finding(
             "model size",
             "fails",
@@ -96,7 +95,7 @@ def size_is_as_reckoned(subject: Subject) -> Iterator[Finding]:
             f"if that revision is meant, correct the line of {settings.model} in"
             " components/models.csv; else set modelRevision",
         )
-    elif weights:
+    else:
         yield Finding("model size", "ok", told)
 
 
