@@ -13,10 +13,7 @@ from components.engine import TOKEN_FILE
 from components.model_source import ModelSource
 from components.ordering import after
 from components.place import Place
-from components.scripts import script
-
-PYTHON_IMAGE = "library/python:3.13.9-slim"
-"""Runs scripts/download_weights.py, which needs nothing else."""
+from components.scripts import PYTHON_IMAGE, script
 
 DOWNLOAD_TIMEOUT_S = 6 * 3600
 """The largest models have 1.5 TB; at 100 MB/s that takes four hours and a bit."""
