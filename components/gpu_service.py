@@ -5,20 +5,11 @@ from pulumi_gcp import cloudrunv2
 
 from components import cloud_run
 from components.engine import EngineContainer
-from components.hardware import Hardware
+from components.hardware import CONNECTOR
 from components.instance_group import InstanceGroup, InstanceGroupArgs
 from components.machine_template import MachineTemplate, MachineTemplateArgs
 from components.revision import revision
 from components.serving import ServiceArgs, ServingArgs
-
-CONNECTOR = Hardware(
-    machine_type="e2-micro",
-    # It has Docker and curl, and nothing besides.
-    boot_image="projects/cos-cloud/global/images/family/cos-stable",
-    boot_disk_gb=10,
-    boot_disk_type="pd-balanced",
-)
-"""A service cannot be woken by a cloudflared that sleeps with it, so one runs outside, always."""
 
 CONNECTOR_PORT = 20241
 """Where cloudflared says whether it is connected."""

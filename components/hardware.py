@@ -20,3 +20,13 @@ class Hardware:
     """Google's accelerator type; empty for a machine without one."""
     attached_gpus: int = 0
     """GPUs to ask for, where the machine type does not bring them."""
+
+
+CONNECTOR = Hardware(
+    machine_type="e2-micro",
+    # It has Docker and curl, and nothing besides.
+    boot_image="projects/cos-cloud/global/images/family/cos-stable",
+    boot_disk_gb=10,
+    boot_disk_type="pd-balanced",
+)
+"""A service cannot be woken by a cloudflared that sleeps with it, so one runs outside, always."""

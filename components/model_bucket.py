@@ -13,10 +13,7 @@ from components.engine import TOKEN_FILE
 from components.model_source import ModelSource
 from components.ordering import after
 from components.place import Place
-from components.scripts import script
-
-PYTHON_IMAGE = "library/python:3.13.9-slim"
-"""Runs scripts/download_weights.py, which needs nothing else."""
+from components.scripts import PYTHON_IMAGE, script
 
 KEPT_LABEL = "llm-endpoint-kept"
 """Marks a bucket that outlives its stack, so that whoever looks for what is left knows it by it."""

@@ -14,6 +14,7 @@ from rehearsal.internet import Handler
 from rehearsal.machines import image_files
 
 REGISTRY, AUTH = "registry-1.docker.io", "auth.docker.io"
+PROTOCOL = {"Docker-Distribution-Api-Version": "registry/2.0"}
 _MANIFEST = re.compile(r"/v2/(.+)/manifests/([^/]+)")
 
 
@@ -45,10 +46,10 @@ class DockerHub:
             raw = upstream_manifest(match[1], match[2])
         except CloudError as error:
             return _refusal(404, error.reason)
-        headers = {"Docker-Content-Digest": image_files.digest(raw)}
+        headers = {"Docker-Content-Digest": image_files.digest(raw), **PROTOCOL}
         return web.Response(body=raw, content_type=image_files.IMAGE, headers=headers)
 
 
 def _refusal(status: int, code: str, headers: dict[str, str] | None = None) -> web.Response:
     body = {"errors": [{"code": code, "message": code.replace("_", " ").lower()}]}
-    return web.json_response(body, status=status, headers=headers)
+    return web.json_response(body, status=status, headers={**PROTOCOL, **(headers or {})})

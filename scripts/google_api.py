@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import google.auth
 import requests
+from google.auth.credentials import Credentials
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
 from google.auth.transport.requests import AuthorizedSession
 from requests.adapters import HTTPAdapter
@@ -37,13 +38,24 @@ CHECK_NETWORK = "check the network of this machine, then try again"
 
 
 class GoogleError(Exception):
-    """Google said no, or nothing. `status` is the HTTP status, None when no answer came."""
+    """Google said no, or nothing. `status` is the HTTP status, None when no answer came.
 
-    def __init__(self, message: str, status: int | None, next_step: str) -> None:
+    `reasons` are Google's short words for why (`SERVICE_DISABLED`). There are none where the
+    answer was not Google's, whatever its status.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        status: int | None,
+        next_step: str,
+        reasons: frozenset[str] = frozenset(),
+    ) -> None:
         super().__init__(f"{message}\n  next: {next_step}")
         self.message = message
         self.status = status
         self.next_step = next_step
+        self.reasons = reasons
 
 
 def base(service: str) -> str:
@@ -56,21 +68,25 @@ def base(service: str) -> str:
     return "/".join((override or f"https://{service}.googleapis.com").split("/")[:3])
 
 
-def session(retries: int = RETRIES) -> requests.Session:
+def credentials() -> Credentials:
+    """Whoever deploys, to Google. GoogleError when there are no credentials."""
+    # Whoever calls names the project; that the credentials have none of their own is no matter.
+    logging.getLogger("google.auth").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return cast("Any", google.auth.default(scopes=[SCOPE]))[0]  # pyright: ignore[reportUnknownMemberType]  # untyped
+    except (DefaultCredentialsError, OSError) as error:
+        message = f"no credentials for Google's APIs: {str(error).splitlines()[0]}"
+        raise GoogleError(message, None, LOG_IN) from None
+
+
+def session(retries: int = RETRIES, whose: Credentials | None = None) -> requests.Session:
     """An HTTP client that signs its requests. GoogleError when there are no credentials.
 
     It tries again where that is safe: connections that fail, and 429 and 5xx unless the request
     is a POST.
     """
-    # Whoever calls names the project; that the credentials have none of their own is no matter.
-    logging.getLogger("google.auth").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            credentials = cast("Any", google.auth.default(scopes=[SCOPE]))[0]  # pyright: ignore[reportUnknownMemberType]  # untyped
-    except (DefaultCredentialsError, OSError) as error:
-        message = f"no credentials for Google's APIs: {str(error).splitlines()[0]}"
-        raise GoogleError(message, None, LOG_IN) from None
-    http = AuthorizedSession(credentials)
+    http = AuthorizedSession(whose or credentials())
     retry = Retry(
         total=retries,
         backoff_factor=BACKOFF_SECONDS,
@@ -88,7 +104,7 @@ def call(
     url: str,
     *,
     body: Any = None,
-    parameters: Mapping[str, str | int] | None = None,
+    parameters: Mapping[str, Any] | None = None,
 ) -> Any:
     """The JSON of one call's answer, None where it is empty. GoogleError when Google refuses."""
     try:
@@ -117,11 +133,13 @@ def refusal(answer: requests.Response) -> GoogleError:
     except (ValueError, KeyError, TypeError):
         message = f"HTTP {answer.status_code} {answer.reason} from {_host(answer.url)}"
         said = {}
-    reasons = {it.get("reason") for key in ("errors", "details") for it in said.get(key) or ()}
+    listed = (it for key in ("errors", "details") for it in said.get(key) or ())
+    reasons = {it.get("reason") for it in listed} | {said.get("status")}
     next_step = NEXT_STEPS.get(answer.status_code, LATER)
     if reasons & {"accessNotConfigured", "SERVICE_DISABLED"}:
         next_step = f"gcloud services enable {_host(answer.url)}, then wait a minute"
-    return GoogleError(message, answer.status_code, next_step)
+    known = frozenset(str(reason) for reason in reasons if reason)
+    return GoogleError(message, answer.status_code, next_step, known)
 
 
 def _silence(url: str, error: Exception) -> GoogleError:
