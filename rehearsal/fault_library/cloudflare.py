@@ -1,6 +1,16 @@
 """What goes wrong at Cloudflare."""
 
+from rehearsal.cloudflare import CONNECTION, TUNNEL
 from rehearsal.fault_library.fault import Fault, creates, sets
+from rehearsal.scene import Scene
+
+
+def stranger_connects(scene: Scene) -> None:
+    """Somebody else runs a cloudflared with the tunnel's token."""
+    tunnel = scene.find(TUNNEL)["id"]
+    stranger = {"tunnelId": tunnel, "connectorId": "stranger", "connIndex": 0}
+    scene.create(CONNECTION, "stranger", stranger | {"openedAt": "2026-01-01T00:00:00Z"})
+
 
 FAULTS = (
     Fault(
@@ -39,7 +49,7 @@ FAULTS = (
         source="https://github.com/cloudflare/terraform-provider-cloudflare/issues/5255"
         " (error 1022)",
         when="destroy",
-        begin=(sets("tunnel-used-elsewhere"),),
+        begin=(stranger_connects, sets("tunnel-used-elsewhere")),
         says=r"stop it",
     ),
 )

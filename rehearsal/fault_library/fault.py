@@ -34,6 +34,8 @@ class Fault:
     by itself."""
     repair: tuple[str, ...] = ()
     """Commands that are told to the user, typed before the next `up`."""
+    leaves: str = ""
+    """A pattern of types of which something stays that `scripts/audit` then names; empty: none."""
     stack: str = "dev"
     config: Mapping[str, str] = field(default_factory=dict[str, str])
     """Configuration that it needs."""
