@@ -27,6 +27,8 @@ SILENCE_S = 30.0
 """Real seconds for which the CLI may print nothing."""
 TRACEBACKS = ("Traceback (most recent call last)", "a fault of the rehearsal, see its daemon.log")
 NOTHING = r"(?!)"
+ASKS_AGAIN = "`pulumi up` asks again"
+ASKED_AGAIN = 3
 WORDS = 96
 """Letters of what the user saw that the table shows."""
 
@@ -111,13 +113,21 @@ class FaultRun:
             self._down(finding)
             finding.converged = finding.ok
             return
-        self._must(finding, scene.up(), "up once the fault is over")
+        self._must(finding, self._up_again(), "up once the fault is over")
         self._standing = True
         seen = scene.heals()
         finding.converged = not seen and finding.ok
         if seen:
             finding.broken.append(f"the endpoint does not answer afterwards: {seen}")
         self._note_left(finding)
+
+    def _up_again(self) -> Attempt:
+        """`pulumi up`, and once more as often as it says that it asks again."""
+        attempt = self._scene.up()
+        for _ in range(ASKED_AGAIN):
+            if ASKS_AGAIN in attempt.text and not attempt.ok:
+                attempt = self._scene.up()
+        return attempt
 
     def _play_again(self, fault: Fault, finding: Finding) -> None:
         """From the broken state to nothing; then broken once more, on the way to what is wanted.

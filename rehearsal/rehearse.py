@@ -34,7 +34,7 @@ from rehearsal.session import CONSUMER, ENDPOINT, PROJECTS, ROOT, Session
 
 DEFAULT_SPEED = 60.0
 GGUF_MAGIC = b"GGUF"
-INTERRUPTIONS = 20
+MOMENTS = 20
 
 UNREACHABLE = (OSError, http.client.HTTPException, subprocess.TimeoutExpired, sqlite3.Error)
 """What goes wrong with a machine's disk or with the clouds' sockets, not with our code."""
@@ -83,7 +83,7 @@ def arguments() -> argparse.Namespace:
         "--faults",
         choices=("all", "interruptions"),
         help="let everything of rehearsal/fault_library/ go wrong, one after the other; or stop"
-        f" `up` and `destroy` at {INTERRUPTIONS} random moments each",
+        f" `up` and `destroy` at {MOMENTS} random moments each",
     )
     parser.add_argument(
         "--seed", type=int, default=1, metavar="N", help="draws the moments (default: 1)"
@@ -260,7 +260,7 @@ def let_fail(progress: Progress, options: argparse.Namespace) -> int:
     if options.faults == "all":
         chosen = [*FAULTS.values()]
     elif options.faults == "interruptions":
-        chosen += interruptions.moments(INTERRUPTIONS, options.seed)
+        chosen += interruptions.moments(MOMENTS, options.seed)
     progress.line(f"{len(chosen)} faults, in {fault_run.WORLDS} worlds at a time.")
     start = time.monotonic()
     findings = fault_run.play(chosen, progress)

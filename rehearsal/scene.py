@@ -198,6 +198,10 @@ class Scene:
             time.sleep(PAUSE_S)
         return ""
 
+    def asked(self, *arguments: str) -> str:
+        """What a command prints, whatever becomes of it."""
+        return self.run(*arguments).text
+
     def heals(self, limit_s: float = HEALING_S) -> str:
         """Empty when a client is answered three times in a row in time; else what it sees."""
         deadline, seen, right = time.monotonic() + limit_s, "", 0

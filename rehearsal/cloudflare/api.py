@@ -13,6 +13,8 @@ from rehearsal.cloudflare import (
     POLICY,
     SERVICE_TOKEN,
     TUNNEL,
+    TUNNEL_CONFIG,
+    TUNNEL_SECRET,
     respell,
 )
 from rehearsal.cloudflare.tunnel import Tunnels
@@ -49,6 +51,7 @@ class Api:
             ("GET", re.compile(r"/client/v4/user/tokens/verify"), self._verify),
             ("GET", re.compile(f"{owner}/({collection})"), self._list),
             ("GET", re.compile(f"{owner}/({collection})/([^/]+)"), self._get),
+            ("DELETE", re.compile(f"{owner}/cfd_tunnel/([^/]+)"), self._delete_tunnel),
             ("GET", re.compile(f"{owner}/cfd_tunnel/([^/]+)/connections"), self._connections),
             ("DELETE", re.compile(f"{owner}/cfd_tunnel/([^/]+)/connections"), self._clear),
         ]
@@ -88,8 +91,13 @@ class Api:
 
     def _list(self, request: web.BaseRequest, kind: str, owner: str, collection: str) -> list[Body]:
         name = request.query.get("name")
+        there = request.query.get("is_deleted") == "false"
         found = self._owned(kind, owner, collection).items()
-        return [self._show(collection, *item) for item in found if name in (None, item[1]["name"])]
+        return [
+            self._show(collection, *item)
+            for item in found
+            if name in (None, item[1]["name"]) and not (there and item[1].get("deletedAt"))
+        ]
 
     def _get(self, _: web.BaseRequest, kind: str, owner: str, collection: str, id: str) -> Body:
         body = self._owned(kind, owner, collection).get(id)
@@ -112,6 +120,15 @@ class Api:
     def _clear(self, request: web.BaseRequest, kind: str, owner: str, id: str) -> None:
         self._get(request, kind, owner, "cfd_tunnel", id)
         self._tunnels.clear(id, request.query.get("client_id"))
+
+    def _delete_tunnel(self, request: web.BaseRequest, kind: str, owner: str, id: str) -> Body:
+        shown = self._get(request, kind, owner, "cfd_tunnel", id)
+        if self._live(id):
+            message = "Cannot delete tunnel because it has active connections"
+            raise CloudError(400, message, "1022")
+        for type in (TUNNEL_CONFIG, TUNNEL_SECRET, TUNNEL):
+            self._store.delete(type, id)
+        return shown
 
     def _live(self, tunnel: str) -> list[Body]:
         return [
