@@ -38,10 +38,21 @@ class Tunnel(pulumi.ComponentResource):
         domain = args["domain"]
         child = pulumi.ResourceOptions(parent=self)
 
+        # Acts only when deleted, right after the tunnel: its deletion was reported, and not done.
+        confirmation = local.Command(
+            f"{name}-tunnel-gone",
+            delete=".venv/bin/python -m scripts.confirm_tunnel_deletion",
+            environment={
+                "CLOUDFLARE_ACCOUNT_ID": domain.account_id,
+                "TUNNEL_NAME": args["tunnel_name"],
+                "CLOUDFLARE_API_TOKEN": args["api_token"],
+            },
+            opts=child,
+        )
         tunnel = cloudflare.ZeroTrustTunnelCloudflared(
             f"{name}-tunnel",
             account_id=domain.account_id,
-            name=args["tunnel_name"],
+            name=after(args["tunnel_name"], confirmation),
             config_src="cloudflare",
             opts=pulumi.ResourceOptions(parent=self, protect=domain.protect),
         )
@@ -73,9 +84,23 @@ class Tunnel(pulumi.ComponentResource):
             opts=child,
         )
 
-        self.id = tunnel.id
+        self.id = pulumi.Output.all(tunnel.id, tunnel.deleted_at).apply(lambda it: alive(*it))
         self.token_version = after(stored.version, disconnection)
         self.register_outputs({"id": self.id, "token_version": self.token_version})
+
+
+def alive(id: str, deleted_at: str | None) -> str:
+    """The tunnel's id. RunError for a tunnel that somebody has deleted.
+
+    Cloudflare goes on answering for it, so the provider does not notice; after a `pulumi refresh`
+    its time of deletion is the only sign.
+    """
+    if deleted_at:
+        raise pulumi.RunError(
+            f"The tunnel {id} was deleted outside of this stack ({deleted_at}): no machine can"
+            " connect.\n  next: pulumi up --replace '**-tunnel'"
+        )
+    return id
 
 
 def cloudflared_image(registry: pulumi.Input[str], version: str) -> pulumi.Output[str]:

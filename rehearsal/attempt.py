@@ -1,4 +1,4 @@
-"""A run of the Pulumi CLI to which things happen: interrupted, killed, put to sleep; and timed."""
+"""A run of the Pulumi CLI or of a script, to which things happen: stopped, killed, put to sleep."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ TRACEBACK = "Traceback (most recent call last)"
 
 
 class Attempt:
-    """A running CLI, from its start until it has ended."""
+    """A running CLI, from its start until it has ended; or `./scripts/...`, where that is named."""
 
     def __init__(
         self, arguments: tuple[str, ...], environment: Mapping[str, str], cwd: Path, log: Path
@@ -27,7 +27,9 @@ class Attempt:
         """Between two signs of life on the CLI's output."""
         self.in_time = True
         """Whether it ended by itself."""
-        command = ["pulumi", *arguments, "--non-interactive"]
+        command = [*arguments]
+        if not command[0].startswith("./"):
+            command = ["pulumi", *arguments, "--non-interactive"]
         if arguments[0] in engine_run.LONG_RUNNING:
             command += ["--color", "never"]
         with log.open("w") as output:

@@ -7,6 +7,8 @@ from contextlib import closing
 from rehearsal.google.buckets import BUCKET, OBJECT
 from rehearsal.session import PROJECTS, Session
 
+SECRET = "gcp:secretmanager/secret:Secret"  # noqa: S105 - a type's name
+VERSION = "gcp:secretmanager/secretVersion:SecretVersion"
 LEFT_ON_PURPOSE = ("gcp:projects/service:Service", "google:build")
 """Enabled APIs stay enabled: another stack of the project may need them. Cloud Build keeps the
 record of each build, and has no way to delete one."""
@@ -28,7 +30,7 @@ def leftovers(session: Session) -> list[str]:
     """Everything in the clouds that no standing stack of this session declares, as `type id`.
 
     What a cloud makes by itself (an instance, a tunnel's connection) counts as
-    left over when no stack stands at all.
+    left over when no stack has anything. A version too many of a secret goes with its secret.
     """
     declared: set[tuple[str, str]] = set()
     standing = [(project, stack) for project in PROJECTS for stack in session.stacks(project)]
@@ -40,15 +42,17 @@ def leftovers(session: Session) -> list[str]:
     left: list[str] = []
     stays = kept(session)
     with _clouds(session) as db:
-        for type_, id_ in db.execute("SELECT type, id FROM resource ORDER BY type, id"):
-            made_by_cloud = not type_.startswith(("gcp:", "cloudflare:index/"))
+        for type_, id_, body in db.execute("SELECT * FROM resource ORDER BY type, id"):
+            if type_ == VERSION and (SECRET, json.loads(body)["secret"]) in declared:
+                continue
             if type_ in LEFT_ON_PURPOSE or (type_, id_) in declared:
                 continue
-            if type_ == BUCKET and id_ in stays:
+            if (type_ == BUCKET and id_ in stays) or (
+                type_ == OBJECT and id_.split("/")[1] in stays
+            ):
                 continue
-            if type_ == OBJECT and id_.split("/")[1] in stays:
-                continue
-            if not (made_by_cloud and standing):
+            made_by_cloud = not type_.startswith(("gcp:", "cloudflare:index/"))
+            if not (made_by_cloud and declared):
                 left.append(f"{type_} {id_}")
     return left
 

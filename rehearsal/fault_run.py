@@ -7,8 +7,9 @@ without a token tries every door, and afterwards secrets are looked for where no
 
 import json
 import re
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -20,9 +21,14 @@ from rehearsal.progress import Progress
 from rehearsal.scene import LIMIT_S, Scene
 from rehearsal.watcher import Watch, Watcher
 
+WORLDS = 2
+"""Worlds at a time: as many as continuous integration has cores."""
 SILENCE_S = 30.0
 """Real seconds for which the CLI may print nothing."""
 TRACEBACKS = ("Traceback (most recent call last)", "a fault of the rehearsal, see its daemon.log")
+NOTHING = r"(?!)"
+ASKS_AGAIN = "`pulumi up` asks again"
+ASKED_AGAIN = 3
 WORDS = 96
 """Letters of what the user saw that the table shows."""
 
@@ -41,6 +47,8 @@ class Finding:
     """What stayed in a cloud and in nobody's state."""
     broken: list[str] = field(default_factory=list[str])
     """Promises that were not kept."""
+    silence_s: float = 0.0
+    """For how long the CLI printed nothing, at most."""
     watch: Watch = field(default_factory=Watch)
 
     @property
@@ -52,10 +60,10 @@ class Finding:
 class FaultRun:
     """Plays faults of one stack in one world, which is there from the first to the last."""
 
-    def __init__(self, home: Path, stack: str, progress: Progress) -> None:
+    def __init__(self, home: Path, stack: str) -> None:
         self._scene = Scene(home, stack)
-        self._progress = progress
         self._standing = False
+        self._all_there = False
 
     def close(self) -> None:
         """End the world; its logs outlive it."""
@@ -65,6 +73,7 @@ class FaultRun:
     def play(self, fault: Fault) -> Finding:
         """One fault, from a sound stack to a sound stack."""
         scene, finding = self._scene, Finding(fault.name)
+        self._leaves = fault.leaves or NOTHING
         before = scene.session.stack_file_text(scene.stack)
         hostname = scene.config["llm-endpoint:hostname"]
         with Watcher(hostname, scene.session.environment(scene.stack)) as watcher:
@@ -84,6 +93,8 @@ class FaultRun:
 
     def _play(self, fault: Fault, finding: Finding) -> None:
         scene = self._scene
+        if fault.act:
+            scene.declared()
         if fault.when == "up":
             self._down(finding)
         elif not self._standing:
@@ -95,25 +106,41 @@ class FaultRun:
         for step in fault.end:
             step(scene)
         if fault.when == "up" and fault.says:
-            # Once from the broken state to nothing, and once to what was wanted.
-            self._down(finding)
-            self._strike(fault, Finding(fault.name))
-            scene.calm()
-            for step in fault.end:
-                step(scene)
+            self._play_again(fault, finding)
         for command in fault.repair:
-            self._must(finding, scene.run(*command.split()[1:]), command)
+            self._must(finding, scene.run(*command.removeprefix("pulumi ").split()), command)
         if fault.when == "destroy":
             self._down(finding)
             finding.converged = finding.ok
             return
-        self._must(finding, scene.up(), "up once the fault is over")
+        self._must(finding, self._up_again(), "up once the fault is over")
         self._standing = True
         seen = scene.heals()
         finding.converged = not seen and finding.ok
         if seen:
             finding.broken.append(f"the endpoint does not answer afterwards: {seen}")
         self._note_left(finding)
+
+    def _up_again(self) -> Attempt:
+        """`pulumi up`, and once more as often as it says that it asks again."""
+        attempt = self._scene.up()
+        for _ in range(ASKED_AGAIN):
+            if ASKS_AGAIN in attempt.text and not attempt.ok:
+                attempt = self._scene.up()
+        return attempt
+
+    def _play_again(self, fault: Fault, finding: Finding) -> None:
+        """From the broken state to nothing; then broken once more, on the way to what is wanted.
+
+        Where only the answer was missing in the end, the state was whole, and this proves nothing.
+        """
+        if self._all_there:
+            return
+        self._down(finding)
+        self._strike(fault, Finding(fault.name))
+        self._scene.calm()
+        for step in fault.end:
+            step(self._scene)
 
     def _strike(self, fault: Fault, finding: Finding) -> None:
         """Begin the fault, do what it is about, and note what the user sees."""
@@ -139,6 +166,7 @@ class FaultRun:
         finding.known_s = attempt.seconds
         self._look(finding, attempt)
         finding.saw = told(attempt, fault.says)
+        self._all_there = "was not ready after" in attempt.text
         self._expect(fault, finding, attempt.ok, attempt.text)
 
     def _expect(self, fault: Fault, finding: Finding, ok: bool, text: str) -> None:
@@ -164,14 +192,19 @@ class FaultRun:
             finding.broken.append(f"{what} ends with an error: {told(attempt, '')}")
 
     def _note_left(self, finding: Finding) -> None:
-        left = [it for it in self._scene.leftovers() if it not in finding.left]
-        finding.left += left
-        finding.broken += [f"left over: {it}" for it in left]
+        for it in self._scene.leftovers():
+            type, _, id = it.partition(" ")
+            finding.left.append(it)
+            if not re.search(self._leaves, type):
+                finding.broken.append(f"left over: {it}")
+            # As whoever reads the audit does.
+            self._scene.consoles.console("DELETE", type, id)
 
     def _look(self, finding: Finding, attempt: Attempt) -> None:
         """Whatever command it was: it ends in time, is never silent, and shows no traceback."""
         if not attempt.in_time:
             finding.broken.append(f"{attempt.log.stem} did not end within {LIMIT_S:g} s")
+        finding.silence_s = max(finding.silence_s, attempt.longest_silence_s)
         if attempt.longest_silence_s > SILENCE_S:
             finding.broken.append(f"{attempt.longest_silence_s:.0f} s of silence")
         finding.broken += [f"the user reads {it!r}" for it in TRACEBACKS if it in attempt.text]
@@ -181,36 +214,65 @@ def told(attempt: Attempt, pattern: str) -> str:
     """The line that tells the user what is wrong; of one that ended well, that."""
     if attempt.ok:
         return "nothing: it succeeds"
-    lines = [line.strip() for line in attempt.text.splitlines()]
-    if pattern:
-        lines = [line for line in lines if re.search(pattern, line)] or lines
-        return lines[0] if lines else ""
+    _, _, diagnostics = attempt.text.partition("\nDiagnostics:\n")
+    lines = [line.strip() for line in (diagnostics or attempt.text).splitlines()]
+    wanted = [line for line in lines if pattern and re.search(pattern, line)]
     errors = [line for line in lines if line.startswith(("error:", "* "))]
-    return (errors or lines or [""])[-1]
+    return (wanted or errors[::-1] or lines[::-1] or [""])[0]
 
 
-def play(faults: Iterable[Fault], progress: Progress) -> Iterator[Finding]:
-    """Each fault in turn, those of a stack in one world."""
+def play(faults: Iterable[Fault], progress: Progress, worlds: int = WORLDS) -> list[Finding]:
+    """All faults, those of a stack one after the other, in so many worlds at a time."""
     chosen = list(faults)
-    for stack in sorted({fault.stack for fault in chosen}):
-        with homes.one_run() as home:
-            run = FaultRun(home, stack, progress)
-            try:
-                for fault in (it for it in chosen if it.stack == stack):
-                    start = time.monotonic()
-                    finding = run.play(fault)
-                    progress.line(line(finding, time.monotonic() - start))
-                    for broken in finding.broken:
-                        progress.line(f"            {broken}")
-                    yield finding
-            finally:
-                run.close()
+    stacks = sorted({fault.stack for fault in chosen})
+    waiting = {stack: [it for it in chosen if it.stack == stack] for stack in stacks}
+    findings: list[Finding] = []
+    failed: list[BaseException] = []
+    lock = threading.Lock()
+
+    def next_of(stack: str | None) -> Fault | None:
+        with lock:
+            for each in [stack] if stack else waiting:
+                if each and waiting[each] and not failed:
+                    return waiting[each].pop(0)
+        return None
+
+    def work() -> None:
+        while fault := next_of(None):
+            with homes.one_run() as home:
+                run = FaultRun(home, fault.stack)
+                try:
+                    while fault:
+                        start = time.monotonic()
+                        finding = run.play(fault)
+                        findings.append(finding)
+                        progress.line(line(finding, time.monotonic() - start))
+                        fault = next_of(fault.stack)
+                finally:
+                    run.close()
+
+    def lane() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    lanes = [threading.Thread(target=lane, daemon=True) for _ in range(min(worlds, len(chosen)))]
+    for each in lanes:
+        each.start()
+    for each in lanes:
+        each.join()
+    if failed:
+        raise failed[0]
+    order = [fault.name for fault in chosen]
+    return sorted(findings, key=lambda finding: order.index(finding.fault))
 
 
 def line(finding: Finding, seconds: float) -> str:
     """A finding as a line of progress."""
     outcome = "held" if finding.ok else "BROKEN"
-    return f"  {outcome:<6} {finding.fault:<28} {seconds:5.0f} s  {finding.saw[:WORDS]}"
+    first = f"  {outcome:<6} {finding.fault:<32} {seconds:5.0f} s  {finding.saw[:WORDS]}"
+    return "\n".join([first, *(f"           {it}" for it in finding.broken)])
 
 
 def table(findings: Iterable[Finding]) -> list[str]:
@@ -225,6 +287,22 @@ def table(findings: Iterable[Finding]) -> list[str]:
         converged = "yes" if it.converged else "NO"
         rows.append(f"| {it.fault} | {saw} | {it.known_s:.0f} | {converged} | {left} |")
     return rows
+
+
+def summary(findings: list[Finding]) -> list[str]:
+    """All of them in a few lines."""
+    watch = sum((it.watch for it in findings), Watch())
+    kept = sum(it.ok for it in findings)
+    let_in = f"{len(watch.let_in)} LET IN" if watch.let_in else "all refused"
+    tries = ", ".join(f"{count} at the {door}" for door, count in sorted(watch.tried.items()))
+    return [
+        f"{kept} of {len(findings)} faults ended as promised.",
+        f"  A stranger tried all the time: {tries}; {let_in}.",
+        f"  Each door every {1000 * watch.seconds / max(watch.rounds, 1):.0f} ms on average,"
+        f" {1000 * watch.longest_gap_s:.0f} ms at most.",
+        f"  The CLI was silent for {max((it.silence_s for it in findings), default=0):.0f} s"
+        " at most.",
+    ]
 
 
 def write(findings: list[Finding], path: Path) -> None:

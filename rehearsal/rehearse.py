@@ -16,13 +16,25 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from rehearsal import audit, checks, homes, leaks, preconditions, report, timeline
+from rehearsal import (
+    audit,
+    checks,
+    fault_run,
+    homes,
+    interruptions,
+    leaks,
+    preconditions,
+    report,
+    timeline,
+)
 from rehearsal.errors import RehearsalError
+from rehearsal.fault_library import FAULTS
 from rehearsal.progress import Progress
 from rehearsal.session import CONSUMER, ENDPOINT, PROJECTS, ROOT, Session
 
 DEFAULT_SPEED = 60.0
 GGUF_MAGIC = b"GGUF"
+MOMENTS = 20
 
 UNREACHABLE = (OSError, http.client.HTTPException, subprocess.TimeoutExpired, sqlite3.Error)
 """What goes wrong with a machine's disk or with the clouds' sockets, not with our code."""
@@ -60,9 +72,27 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--gguf", type=_gguf, metavar="FILE", help="answer with this model of yours"
     )
+    parser.add_argument(
+        "--fault",
+        action="append",
+        choices=sorted(FAULTS),
+        metavar="NAME",
+        help="let this go wrong, and look what comes of it (may be repeated)",
+    )
+    parser.add_argument(
+        "--faults",
+        choices=("all", "interruptions"),
+        help="let everything of rehearsal/fault_library/ go wrong, one after the other; or stop"
+        f" `up` and `destroy` at {MOMENTS} random moments each",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="draws the moments (default: 1)"
+    )
     options = parser.parse_args()
     if options.keep and options.down:
         parser.error("--keep and --down exclude each other")
+    if (options.fault or options.faults) and (options.keep or options.down or options.stack):
+        parser.error("faults have stacks of their own: leave --keep, --down and --stack out")
     if options.down and options.json:
         parser.error("--json reports a rehearsal; --down is none")
     return options
@@ -77,6 +107,8 @@ def main() -> int:
     try:
         if options.down:
             return take_down(progress, options)
+        if options.fault or options.faults:
+            return let_fail(progress, options)
         return rehearse(progress, options)
     except RehearsalError as error:
         print(f"\n{error}", file=sys.stderr)
@@ -219,6 +251,25 @@ def _destroy(session: Session, stack: str, result: report.Report) -> None:
     destroyed = session.must(session.pulumi(*destroy, stack=stack))
     result.check("one destroy suffices", destroyed.ok, str(destroyed.changes))
     session.must(session.pulumi("stack", "rm", "--yes", stack, stack=stack))
+
+
+def let_fail(progress: Progress, options: argparse.Namespace) -> int:
+    """Let things go wrong, and print what came of each; 0 when every promise was kept."""
+    preconditions.check(homes.ALL)
+    chosen = [FAULTS[name] for name in options.fault or ()]
+    if options.faults == "all":
+        chosen = [*FAULTS.values()]
+    elif options.faults == "interruptions":
+        chosen += interruptions.moments(MOMENTS, options.seed)
+    progress.line(f"{len(chosen)} faults, in {fault_run.WORLDS} worlds at a time.")
+    start = time.monotonic()
+    findings = fault_run.play(chosen, progress)
+    for text in ("", *fault_run.table(findings), "", *fault_run.summary(findings)):
+        progress.line(text)
+    progress.line(f"  {time.monotonic() - start:.0f} s.  Logs of the last world: {homes.LAST}")
+    if options.json:
+        fault_run.write(findings, options.json)
+    return 0 if all(finding.ok for finding in findings) else 1
 
 
 def take_down(progress: Progress, options: argparse.Namespace) -> int:

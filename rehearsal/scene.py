@@ -1,5 +1,6 @@
 """A world in which faults are played, one after the other: what they do to it, and what is seen."""
 
+import json
 import os
 import signal
 import time
@@ -15,7 +16,7 @@ from rehearsal.faults import Faults, parse
 from rehearsal.session import ENDPOINT, Session
 
 SPEED = 600.0
-CLOCK = 20.0
+CLOCK = 30.0
 """So many seconds pass in one for the commands that `pulumi up` runs: what they wait for, machines
 that boot in real processes, is not compressed as much as the clouds' own time."""
 LIMIT_S = 150.0
@@ -42,6 +43,7 @@ class Scene:
         self.consoles = checks.Consoles(self.session, stack)
         self.faults = Faults(self.session.world / "faults")
         self._endpoint: checks.Endpoint | None = None
+        self._declared: list[tuple[str, str]] = []
         self._set: list[str] = []
         self._before: list[tuple[str, str, dict[str, Any] | None]] = []
         self._count = 0
@@ -53,15 +55,16 @@ class Scene:
     # --- commands -----------------------------------------------------------------------------
 
     def start(self, *arguments: str, **environment: str) -> Attempt:
-        """Start the CLI."""
+        """Start the CLI, or a script of this repository."""
         self._count += 1
         self._endpoint = None  # its outputs may change
-        log = self.session.logs / f"{self.stack}-{self._count:03d}-{arguments[0]}.log"
+        name = arguments[0].rpartition("/")[2]
+        log = self.session.logs / f"{self.stack}-{self._count:03d}-{name}.log"
         variables = self.session.environment(self.stack) | environment
         return Attempt(arguments, variables, ENDPOINT.directory, log)
 
     def run(self, *arguments: str, limit_s: float = LIMIT_S, **environment: str) -> Attempt:
-        """Run the CLI to its end."""
+        """Run it to its end."""
         return self.start(*arguments, **environment).wait(limit_s)
 
     def up(self, *arguments: str, limit_s: float = LIMIT_S) -> Attempt:
@@ -142,6 +145,21 @@ class Scene:
         """The stack's plain configuration."""
         return self.session.plain_config(self.stack)
 
+    def declared(self) -> list[tuple[str, str]]:
+        """Type, as in `RouterNat`, and name of all that the stack has in a cloud when it is up."""
+        if not self._declared:
+            self.session.must(
+                self.session.pulumi("up", "--yes", "--skip-preview", stack=self.stack)
+            )
+            run = self.session.must(self.session.pulumi("stack", "export", stack=self.stack))
+            resources: list[dict[str, Any]] = json.loads(run.stdout)["deployment"]["resources"]
+            self._declared = sorted(
+                (it["type"].rpartition(":")[2], it["urn"].rpartition("::")[2])
+                for it in resources
+                if it["type"].startswith(("gcp:", "cloudflare:")) and it.get("id")
+            )
+        return self._declared
+
     def rows(self) -> list[dict[str, Any]]:
         """Everything in both clouds."""
         return self.consoles.console("GET")
@@ -180,6 +198,10 @@ class Scene:
             time.sleep(PAUSE_S)
         return ""
 
+    def asked(self, *arguments: str) -> str:
+        """What a command prints, whatever becomes of it."""
+        return self.run(*arguments).text
+
     def heals(self, limit_s: float = HEALING_S) -> str:
         """Empty when a client is answered three times in a row in time; else what it sees."""
         deadline, seen, right = time.monotonic() + limit_s, "", 0
@@ -192,9 +214,10 @@ class Scene:
         return ""
 
     def leaks(self) -> list[str]:
-        """Every secret that was found where none belongs."""
+        """Every secret that was found where none belongs. There may be no guest to look at."""
         outcomes = leaks.check(self.session, self.stack, self.consoles)
-        return [f"{name}: {detail}" for name, ok, detail in outcomes if not ok]
+        nowhere = " in 0 places"
+        return [f"{name}: {it}" for name, ok, it in outcomes if not ok and not it.endswith(nowhere)]
 
     def leftovers(self) -> list[str]:
         """What of both clouds nobody's state knows."""

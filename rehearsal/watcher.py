@@ -15,7 +15,7 @@ import aiohttp
 from rehearsal import console
 from rehearsal.checks import CHAT
 
-TICK_S = 0.08
+TICK_S = 0.06
 """Every so often each door is tried."""
 TIMEOUT_S = 20.0
 RUN_APP = "gcp:cloudrunv2/service:Service"
@@ -38,6 +38,9 @@ class Watch:
     seen: Counter[str] = field(default_factory=Counter[str])
     """How often each answer came, by `door status`."""
     let_in: list[str] = field(default_factory=list[str])
+    rounds: int = 0
+    """How often it went from door to door."""
+    seconds: float = 0.0
     longest_gap_s: float = 0.0
     """Between two tries at the same door."""
 
@@ -46,6 +49,8 @@ class Watch:
             self.tried + other.tried,
             self.seen + other.seen,
             self.let_in + other.let_in,
+            self.rounds + other.rounds,
+            self.seconds + other.seconds,
             max(self.longest_gap_s, other.longest_gap_s),
         )
 
@@ -91,6 +96,8 @@ class Watcher:
             while not self._stop.is_set():
                 now = time.monotonic()
                 self._watch.longest_gap_s = max(self._watch.longest_gap_s, now - last)
+                self._watch.seconds += now - last
+                self._watch.rounds += 1
                 last = now
                 if now - looked > LOOK_S:
                     looked = now

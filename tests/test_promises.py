@@ -280,9 +280,13 @@ def test_nothing_slow_waits_for_what_it_does_not_need(deploy: Deploy) -> None:
 
 
 def test_machines_go_before_the_tunnel_that_they_hold_open(deploy: Deploy) -> None:
-    """On destroy: machines, then the tunnel's lingering connections, then the tunnel."""
+    """On destroy: machines, the tunnel's lingering connections, the tunnel; and in the end
+    somebody looks whether it is gone."""
     deployment = deploy("dev")
-    (clearing,) = (item for item in deployment.of("Command") if "delete" in item.inputs)
+    clearing, looking = sorted(
+        (item for item in deployment.of("Command") if "delete" in item.inputs),
+        key=lambda item: item.name,
+    )
     group = deployment.one("RegionInstanceGroupManager")
     by_urn = {item.urn: item for item in deployment.resources}
 
@@ -293,8 +297,10 @@ def test_machines_go_before_the_tunnel_that_they_hold_open(deploy: Deploy) -> No
 
     assert reaches(group, clearing.urn)
     assert reaches(clearing, deployment.one("ZeroTrustTunnelCloudflared").urn)
-    assert clearing.inputs["environment"] == MASKED
-    assert clearing.received["environment"]["CLOUDFLARE_API_TOKEN"] == API_TOKEN
+    assert reaches(deployment.one("ZeroTrustTunnelCloudflared"), looking.urn)
+    for command in (clearing, looking):
+        assert command.inputs["environment"] == MASKED
+        assert command.received["environment"]["CLOUDFLARE_API_TOKEN"] == API_TOKEN
 
 
 def probes(deployment: Deployment) -> list[Declared]:

@@ -17,6 +17,8 @@ from rehearsal.cloudflare import (
     POLICY,
     SERVICE_TOKEN,
     TUNNEL,
+    TUNNEL_CONFIG,
+    TUNNEL_SECRET,
     permissions,
     respell,
 )
@@ -73,6 +75,7 @@ class Api:
             ("GET", re.compile(f"{owner}/({collection})"), self._list),
             ("GET", re.compile(f"{owner}/({collection})/([^/]+)"), self._get),
             ("PUT|PATCH", re.compile(f"{owner}/({collection})/([^/]+)"), self._change),
+            ("DELETE", re.compile(f"{owner}/cfd_tunnel/([^/]+)"), self._delete_tunnel),
             ("GET", re.compile(f"{owner}/cfd_tunnel/([^/]+)/connections"), self._connections),
             ("DELETE", re.compile(f"{owner}/cfd_tunnel/([^/]+)/connections"), self._clear),
         ]
@@ -172,11 +175,13 @@ class Api:
             for query, key in FILTERS.get(collection, {}).items()
             if query in request.query
         }
+        there = request.query.get("is_deleted") == "false"
         found = self._owned(kind, owner, collection).items()
         return [
             self._show(collection, id, body)
             for id, body in found
             if all(body.get(key) == value for key, value in asked.items())
+            and not (there and body.get("deletedAt"))
         ]
 
     def _get(self, _: web.BaseRequest, kind: str, owner: str, collection: str, id: str) -> Body:
@@ -201,6 +206,16 @@ class Api:
         self._owned(kind, owner, "cfd_tunnel", "Edit")
         self._get(request, kind, owner, "cfd_tunnel", id)
         self._tunnels.clear(id, request.query.get("client_id"))
+
+    def _delete_tunnel(self, request: web.BaseRequest, kind: str, owner: str, id: str) -> Body:
+        self._owned(kind, owner, "cfd_tunnel", "Edit")
+        shown = self._get(request, kind, owner, "cfd_tunnel", id)
+        if self._live(id):
+            message = "Cannot delete tunnel because it has active connections"
+            raise CloudError(400, message, "1022")
+        for type in (TUNNEL_CONFIG, TUNNEL_SECRET, TUNNEL):
+            self._store.delete(type, id)
+        return shown
 
     def _live(self, tunnel: str) -> list[Body]:
         return [

@@ -17,6 +17,7 @@ import sys
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
@@ -25,6 +26,7 @@ import jwt
 from aiohttp import web
 
 from rehearsal import relay
+from rehearsal.faults import Faults
 
 EDGE = "region1.v2.argotunnel.com:7844"
 DEFAULT_METRICS = "0.0.0.0:20241"
@@ -34,6 +36,7 @@ MAX_LINE = 2**20
 """Bytes of a message from the edge: a whole configuration."""
 SPARES = 2
 """Streams that each connection keeps ready."""
+FAULTS = Faults(Path("/run/rehearsal/faults"))
 MAX_BACKOFF = 8.0
 """Seconds between attempts to connect (the real one: up to 2^5 s)."""
 
@@ -339,6 +342,10 @@ class Proxy:
             return "no access token in request"
         issuer = f"https://{rule.access.get('teamName', '')}.cloudflareaccess.com"
         key = await self._key(issuer, jwt.get_unverified_header(assertion).get("kid", ""))
+        if FAULTS.strikes("clock-skew"):
+            raise jwt.ImmatureSignatureError(
+                "oidc: current time is before the nbf (not before) time of the token"
+            )
         claims = jwt.decode(assertion, key, ["RS256"], issuer=issuer, options={"verify_aud": False})
         audiences: list[str] = [claims["aud"]] if isinstance(claims["aud"], str) else claims["aud"]
         accepted: list[str] = rule.access.get("audTag") or []

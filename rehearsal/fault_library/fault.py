@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 Moment = Literal["up", "serving", "update", "destroy"]
 Step = Callable[["Scene"], None]
 
-NOTHING_FOUND = "nothing found"
-"""Where neither documentation nor a report tells how the service behaves."""
+NOT_READY = r"was not ready after"
+"""How `up` ends when no machine answers in time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Fault:
     life: str
     """What happens, in a sentence."""
     source: str
-    """Who says that it happens so: an address, a document, or NOTHING_FOUND."""
+    """Who says that it happens so: an address, a document, or `nothing found: ...`."""
     when: Moment
     """While the stack comes up, serves, is changed, or is destroyed."""
     begin: tuple[Step, ...]
@@ -34,6 +34,8 @@ class Fault:
     by itself."""
     repair: tuple[str, ...] = ()
     """Commands that are told to the user, typed before the next `up`."""
+    leaves: str = ""
+    """A pattern of types of which something stays that `scripts/audit` then names; empty: none."""
     stack: str = "dev"
     config: Mapping[str, str] = field(default_factory=dict[str, str])
     """Configuration that it needs."""

@@ -230,7 +230,8 @@ class InstanceGroups:
                 f"The zone 'projects/{project}/zones/{zone}' does not have enough resources"
                 " available to fulfill the request.  Try a different zone, or try again later.",
             )
-        if not gpu and not PLAIN_MACHINES.fullmatch(row["machineType"]):
+        withdrawn = self._world.faults.strikes("machine-type-withdrawn")
+        if withdrawn or (not gpu and not PLAIN_MACHINES.fullmatch(row["machineType"])):
             what = f"projects/{project}/zones/{zone}/machineTypes/{row['machineType']}"
             return Obstacle("RESOURCE_NOT_FOUND", f"The resource '{what}' was not found")
         withheld = zone in self._world.accounts.zones_without_gpus

@@ -392,6 +392,13 @@ PATIENCE = Patience(attempts=2, seconds=60)
 REFUSALS: dict[str, Refusal] = {
     "unauthenticated": (401, "Invalid API Token", "1000"),
     "denied": (403, "Authentication error", "10000"),
+    "unpropagated": (403, "Authentication error", "10000"),
+    "taken": (
+        409,
+        "You already have a tunnel with this name. Please choose another name for this tunnel.",
+        "1013",
+    ),
+    "held": (400, "access.api.error.in_use: it is used", "12132"),
     "throttled": (429, "Please wait and consider throttling your request speed", "971"),
     "broken": (503, "Service Unavailable", "10013"),
 }

@@ -642,6 +642,18 @@ REFUSALS: dict[str, Refusal] = {
         "authError",
     ),
     "denied": (403, "Required permission to {verb} {type} was denied.", "forbidden"),
+    "unpropagated": (
+        403,
+        "The API has not been used in this project before or it is disabled. If you enabled this"
+        " API recently, wait a few minutes for the action to propagate to our systems and retry.",
+        "accessNotConfigured",
+    ),
+    "taken": (409, "The resource already exists", "alreadyExists"),
+    "held": (
+        400,
+        "The {type} resource is already being used by another one",
+        "resourceInUseByAnotherResource",
+    ),
     "throttled": (
         429,
         "Quota exceeded for quota metric 'Queries' and limit 'Queries per minute' of the service.",

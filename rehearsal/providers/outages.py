@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from rehearsal.errors import CloudError
 from rehearsal.world import World
 
-REFUSALS = ("unauthenticated", "denied", "throttled", "broken")
-AGAIN = ("throttled", "broken")
+REFUSALS = ("unauthenticated", "denied", "unpropagated", "taken", "held", "throttled", "broken")
+AGAIN = ("taken", "throttled", "broken")
 """Refusals after which plugins ask again."""
 LATE_S = 240.0
 """Life seconds that a late operation takes more."""
