@@ -100,6 +100,7 @@ class Instance:
             hosts=self._around.hosts(online=online, google=google),
             ca=self._around.ca,
             boot_image=row["image"],
+            boot_s=figures.seconds("VM boot") / self._world.speed,
         )
 
     def _find(self, name: str) -> str | None:
