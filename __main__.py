@@ -8,13 +8,14 @@ from components import links
 from components.access_application import AccessApplication
 from components.bill import bill
 from components.engine import engine as engine_named
-from components.google_apis import GoogleApis
+from components.google_apis import GoogleApis, called, used_later
 from components.gpu_service import GpuService
 from components.gpu_vm import GpuVm
 from components.image_registry import ImageRegistry
 from components.machine_identity import MachineIdentity
 from components.model_weights import ModelWeights
 from components.network import PrivateNetwork
+from components.ordering import after
 from components.place import Place
 from components.public_hostname import PublicHostname
 from components.readiness import Readiness
@@ -31,7 +32,8 @@ token = configured_secret("huggingFaceToken")
 cost = bill(settings, secrets=1 if token is None else 2)
 pulumi.log.info(cost.sentence)
 
-apis = GoogleApis(name, {"project": settings.project, "build": settings.weights == "image"})
+build = settings.weights == "image"
+apis = GoogleApis(name, {"project": settings.project, "services": called(build=build)})
 place = Place(apis.project, settings.region, labels={"llm-endpoint-stack": settings.stack})
 identity = MachineIdentity(name, {"place": place})
 network = PrivateNetwork(name, {"place": place})
@@ -67,13 +69,15 @@ serving = ServingArgs(
     place=place,
     network=network.name,
     subnetwork=network.subnetwork,
+    way_out=network.way_out,
     service_account=identity.email,
     registry=registry.url,
     cloudflared_image=cloudflared_image(registry.url, settings.cloudflared_version),
     engine=partial(engine.container, settings, token=token is not None),
     port=engine.PORT,
     health_path=engine.HEALTH_PATH,
-    weights=weights.location,
+    weights_location=weights.location,
+    staged=weights.staged,
     tunnel_token=tunnel.token_version,
     hugging_face_token=weights.token_version,
     load_time_s=settings.ready_timeout_minutes * 60,
@@ -111,6 +115,10 @@ if settings.wait_until_ready:
             "group": server.group,
         },
     )
+
+# By then nothing that the machine waits for wants their places.
+meanwhile = after(apis.project, network.way_out)
+GoogleApis(f"{name}-later", {"project": meanwhile, "services": used_later(build=build)})
 
 # A contract with other teams' stacks: names stay as they are.
 secrets = {who: consumer.client_secret for who, consumer in access.tokens.items()}

@@ -33,6 +33,10 @@ class EngineContainer:
     """A script for bash, to run in the image in place of its entry point."""
     weights_bucket: str = ""
     """The bucket whose content it wants as files at WEIGHTS, to read; empty if none."""
+    phases: tuple[tuple[str, str], ...] = ()
+    """What it goes through before it can answer, in order: a phase's name, and a regular expression
+    (bash's and Python's) of the line in its log with which it begins. Before the first one it is
+    `engine-init`, and the last one may be `engine-ready`: all is done but the answer."""
 
 
 WEIGHTS = "/weights"

@@ -1,5 +1,6 @@
 """The Google APIs that a stack calls, switched on before anything calls them."""
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 import pulumi
@@ -7,25 +8,31 @@ from pulumi_gcp import projects
 
 from components.ordering import after
 
-SERVICES = (
+CALLED = (
     "artifactregistry",
     "cloudresourcemanager",  # roles on the project
     "compute",
     "iam",
-    "iap",  # SSH
-    "logging",
-    "monitoring",
     "run",  # the job that fetches the weights, and the platform cloud-run
     "secretmanager",
     "storage",
 )
-"""What a stack calls; `compute` is compute.googleapis.com."""
+"""What the stack's resources call; `compute` is compute.googleapis.com."""
+CALLED_TO_BUILD = ("cloudbuild", "logging")
+"""What they call besides where images are built."""
+USED_LATER = (
+    "iap",  # SSH
+    "logging",
+    "monitoring",
+)
+"""What only machines and people use. Where few resources are made at a time, each of these would
+take the place of one that the machine waits for."""
 
 
 class GoogleApisArgs(TypedDict):
-    project: str
-    build: bool
-    """Whether images are built."""
+    project: pulumi.Input[str]
+    services: Sequence[str]
+    """`compute` is compute.googleapis.com."""
 
 
 class GoogleApis(pulumi.ComponentResource):
@@ -48,8 +55,18 @@ class GoogleApis(pulumi.ComponentResource):
                 disable_on_destroy=False,
                 opts=child,
             )
-            for service in (*SERVICES, *(["cloudbuild"] if args["build"] else []))
+            for service in args["services"]
         ]
 
         self.project = after(args["project"], *services)
         self.register_outputs({"project": self.project})
+
+
+def called(*, build: bool) -> Sequence[str]:
+    """The services that a stack's resources call."""
+    return (*CALLED, *CALLED_TO_BUILD) if build else CALLED
+
+
+def used_later(*, build: bool) -> Sequence[str]:
+    """The others."""
+    return [service for service in USED_LATER if service not in called(build=build)]

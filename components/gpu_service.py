@@ -8,6 +8,7 @@ from components.engine import EngineContainer
 from components.hardware import CONNECTOR
 from components.instance_group import InstanceGroup, InstanceGroupArgs
 from components.machine_template import MachineTemplate, MachineTemplateArgs
+from components.ordering import after
 from components.revision import revision
 from components.serving import ServiceArgs, ServingArgs
 
@@ -40,7 +41,7 @@ class GpuService(pulumi.ComponentResource):
         super().__init__("llm-endpoint:index:GpuService", name, {}, opts)
         place, token = args["place"], args["hugging_face_token"]
         child = pulumi.ResourceOptions(parent=self)
-        parts = (args["registry"], args["weights"])
+        parts = (args["registry"], args["weights_location"])
 
         def container(known: pulumi.Input[str]) -> pulumi.Output[EngineContainer]:
             return pulumi.Output.all(*parts, known).apply(lambda it: args["engine"](*it))
@@ -60,7 +61,7 @@ class GpuService(pulumi.ComponentResource):
         )
         service = cloudrunv2.Service(
             f"{name}-service",
-            project=place.project,
+            project=after(place.project, args["staged"]),
             location=place.region,
             # The service asks nobody who they are, so nobody outside may reach it at all: the
             # tunnel's requests carry no identity of Google's.
@@ -109,6 +110,7 @@ class GpuService(pulumi.ComponentResource):
                 network=args["network"],
                 zones=[],
                 template=template.template,
+                needs=[args["way_out"]],
                 revision=template.revision,
                 provisioning=CONNECTOR.provisioning,
                 replicas=1,

@@ -22,6 +22,8 @@ LOGIN_AND_LOGS: Mapping[str, pulumi.Input[str]] = {
     "block-project-ssh-keys": "TRUE",
     # How the startup script's and the engine's lines reach Cloud Logging with no agent.
     "serial-port-logging-enable": "TRUE",
+    # How far a boot is: `up` and scripts/timeline read it.
+    "enable-guest-attributes": "TRUE",
 }
 
 
@@ -106,6 +108,9 @@ def engine_metadata(
             lambda it: "\n".join(f"{key}={value}" for key, value in it.env.items())
         ),
         "engine-script": container.apply(lambda it: it.script),
+        "engine-phases": container.apply(
+            lambda it: "\n".join(f"{name}\t{words}" for name, words in it.phases)
+        ),
         "engine-port": container.apply(lambda it: str(it.port)),
         "engine-health-path": container.apply(lambda it: it.health_path),
         "shutdown-timeout": container.apply(lambda it: str(it.shutdown_timeout_s)),

@@ -8,7 +8,7 @@ from pulumi_gcp import compute
 
 from components.announcement import announcement
 from components.catalogue import Provisioning
-from components.ordering import after
+from components.ordering import Ready, after
 from components.place import Place
 from components.serving import Rollout
 
@@ -47,6 +47,8 @@ class InstanceGroupArgs(TypedDict):
     zones: Sequence[str]
     """Where the group may look for machines; empty leaves it to Google."""
     template: pulumi.Input[str]
+    needs: Sequence[Ready]
+    """What must be there before a machine is, besides its template."""
     revision: pulumi.Input[str]
     """Changes when the template's machines do."""
     provisioning: Provisioning
@@ -102,12 +104,13 @@ class InstanceGroup(pulumi.ComponentResource):
             ),
             announcement(f"{name}-move", MOVE, {"ZONES": ",".join(sorted(args["zones"]))}, child),
         ]
+        template = after(args["template"], admission, *announcements, *args["needs"])
         group = compute.RegionInstanceGroupManager(
             f"{name}-group",
             project=place.project,
             region=place.region,
             base_instance_name=name,
-            versions=[{"instance_template": after(args["template"], admission, *announcements)}],
+            versions=[{"instance_template": template}],
             target_size=args["replicas"],
             distribution_policy_zones=sorted(args["zones"]) or None,
             # An EVEN group pins its machine to one zone and waits there through a stockout.

@@ -5,7 +5,6 @@ from typing import TypedDict
 import pulumi
 from pulumi_gcp import projects, serviceaccount
 
-from components.ordering import after
 from components.place import Place
 
 ROLES = {"logs": "roles/logging.logWriter", "metrics": "roles/monitoring.metricWriter"}
@@ -22,7 +21,7 @@ class MachineIdentity(pulumi.ComponentResource):
     member: pulumi.Output[str]
     """The account as IAM writes it, for granting it more."""
     email: pulumi.Output[str]
-    """The account's address, once it can write logs."""
+    """The account's address. No boot waits for the project-wide roles, which are for later."""
 
     def __init__(
         self, name: str, args: MachineIdentityArgs, opts: pulumi.ResourceOptions | None = None
@@ -38,7 +37,7 @@ class MachineIdentity(pulumi.ComponentResource):
             display_name=f"{name}: what runs the engine and the tunnel",
             opts=child,
         )
-        grants = [
+        for purpose, role in ROLES.items():
             projects.IAMMember(
                 f"{name}-{purpose}",
                 project=place.project,
@@ -46,9 +45,7 @@ class MachineIdentity(pulumi.ComponentResource):
                 member=account.member,
                 opts=child,
             )
-            for purpose, role in ROLES.items()
-        ]
 
         self.member = account.member
-        self.email = after(account.email, *grants)
+        self.email = account.email
         self.register_outputs({"member": self.member, "email": self.email})

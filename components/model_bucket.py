@@ -11,7 +11,7 @@ from pulumi_gcp import cloudrunv2, storage
 from components.cloud_run import TOKEN_VOLUME
 from components.engine import TOKEN_FILE
 from components.model_source import ModelSource
-from components.ordering import after
+from components.ordering import Ready, after, ready
 from components.place import Place
 from components.scripts import PYTHON_IMAGE, script
 
@@ -43,8 +43,10 @@ class ModelBucket(pulumi.ComponentResource):
     last, so the old weights stay until the machines have changed over.
     """
 
-    weights: pulumi.Output[str]
-    """`gs://BUCKET`, once every file in it is there and verified."""
+    location: pulumi.Output[str]
+    """`gs://BUCKET`."""
+    staged: Ready
+    """Every file in it is there, verified, and can be read."""
 
     def __init__(
         self, name: str, args: ModelBucketArgs, opts: pulumi.ResourceOptions | None = None
@@ -106,8 +108,9 @@ class ModelBucket(pulumi.ComponentResource):
             opts=child,
         )
 
-        self.weights = after(pulumi.Output.concat("gs://", bucket.name), staged, *grants)
-        self.register_outputs({"weights": self.weights})
+        self.location = pulumi.Output.concat("gs://", bucket.name)
+        self.staged = ready(staged, *grants)
+        self.register_outputs({"location": self.location})
 
 
 def digest(*parts: str) -> str:

@@ -9,7 +9,7 @@ from pulumi_gcp import serviceaccount
 from components.model_bucket import ModelBucket
 from components.model_image import ModelImage
 from components.model_source import ModelSource
-from components.ordering import after
+from components.ordering import Ready, ready
 from components.place import Place
 from components.stored_secret import StoredSecret
 
@@ -39,6 +39,8 @@ class ModelWeights(pulumi.ComponentResource):
 
     location: pulumi.Output[str]
     """`gs://BUCKET`, an image in full, or nothing where the engine fetches them itself."""
+    staged: Ready
+    """They can be had from there, and so an engine may start."""
     token_version: pulumi.Output[str] | None
     """Full name of the version of the secret that holds the token, if the engine needs it."""
 
@@ -70,7 +72,7 @@ class ModelWeights(pulumi.ComponentResource):
         self.token_version = version if stager is None else None
         match source.weights, stager:
             case "bucket", serviceaccount.Account():
-                self.location = ModelBucket(
+                kept = ModelBucket(
                     name,
                     {
                         "place": place,
@@ -82,7 +84,8 @@ class ModelWeights(pulumi.ComponentResource):
                         "reader": args["reader"],
                     },
                     opts=child,
-                ).weights
+                )
+                self.location, self.staged = kept.location, kept.staged
             case "image", serviceaccount.Account():
                 self.location = ModelImage(
                     name,
@@ -101,6 +104,7 @@ class ModelWeights(pulumi.ComponentResource):
                     },
                     opts=child,
                 ).image
+                self.staged = ready()  # who knows the image's name can pull it
             case _:
                 # The machines fetch it themselves: that they can is known before any GPU is paid.
                 found = local.Command(
@@ -110,5 +114,6 @@ class ModelWeights(pulumi.ComponentResource):
                     | ({"HF_TOKEN": token} if token is not None else {}),
                     opts=child,
                 )
-                self.location = after("", found)
+                self.location = pulumi.Output.from_input("")
+                self.staged = ready(found)
         self.register_outputs({"location": self.location, "token_version": self.token_version})

@@ -6,7 +6,7 @@ from typing import TypedDict
 import pulumi
 from pulumi_gcp import compute
 
-from components.ordering import after
+from components.ordering import Ready, ready
 from components.place import Place
 
 IAP_FORWARDERS = ["35.235.240.0/20"]
@@ -32,7 +32,9 @@ class PrivateNetwork(pulumi.ComponentResource):
     Identity-Aware Proxy."""
 
     subnetwork: pulumi.Output[str]
-    """The subnet's id, once its machines can download."""
+    """The subnet's id."""
+    way_out: Ready
+    """Its machines can reach Cloudflare and the hub; Google's own services they reach without."""
     name: pulumi.Output[str]
     """The VPC's name, which ends in characters that Pulumi drew at random."""
 
@@ -81,7 +83,7 @@ class PrivateNetwork(pulumi.ComponentResource):
             opts=child,
         )
 
-        # A machine that boots before the NAT exists cannot reach Cloudflare.
-        self.subnetwork = after(subnet.id, nat)
+        self.subnetwork = subnet.id
+        self.way_out = ready(nat)
         self.name = vpc.name
         self.register_outputs({"subnetwork": self.subnetwork, "name": self.name})

@@ -7,6 +7,7 @@ import pulumi
 
 from components.engine import Containers
 from components.hardware import Hardware
+from components.ordering import Ready
 from components.place import Place
 
 Rollout = Literal["replace", "surge", "manual"]
@@ -16,6 +17,8 @@ class ServingArgs(TypedDict):
     place: Place
     network: pulumi.Input[str]
     subnetwork: pulumi.Input[str]
+    way_out: Ready
+    """Machines there reach the internet."""
     service_account: pulumi.Input[str]
     registry: pulumi.Input[str]
     """What to write before the name of an image of Docker Hub's."""
@@ -25,8 +28,10 @@ class ServingArgs(TypedDict):
     port: int
     health_path: str
     """Where the engine says whether it can answer."""
-    weights: pulumi.Input[str]
-    """Where they are; see components/engine.py."""
+    weights_location: pulumi.Input[str]
+    """Where they are, or will be; see components/engine.py."""
+    staged: Ready
+    """They are there."""
     tunnel_token: pulumi.Input[str]
     """Full name of the secret's version."""
     hugging_face_token: pulumi.Input[str] | None

@@ -15,12 +15,18 @@
 #   cloudflared-image, tunnel-token-secret, shutdown-timeout (seconds), revision; for an engine
 #   engine-image, engine-args (one a line), engine-env (KEY=VALUE a line), engine-port,
 #   engine-health-path and optionally engine-script (run in place of the image's entry point),
-#   weights-bucket (copied to the disk first) and hugging-face-token-secret; secrets by the full name
-#   of a version.
+#   engine-phases (NAME, a tab and a regular expression a line: the words with which the engine says
+#   that a phase of its start begins), weights-bucket (copied to the disk first) and
+#   hugging-face-token-secret; secrets by the full name of a version.
 #
-# Every phase ends with one line: llm-endpoint phase=NAME seconds=N.N status=ok|failed
-# engine-start and tunnel-start end when systemd has taken the unit over; engine-ready when the
-# engine answers, and only then does systemd let cloudflared connect.
+# Every phase ends with one line, times in seconds, START since the epoch:
+#   llm-endpoint phase=NAME seconds=N.N status=ok|failed start=N.N
+# All phases so far, the ones under way too, are the instance's guest attribute llm-endpoint/phases,
+# where enable-guest-attributes lets it be: NAME START SECONDS STATUS a line, with `- running` for
+# one that goes on.
+# boot is what came before this script, from the kernel's start; engine-start and tunnel-start end
+# when systemd has taken the unit over; engine-ready when the engine answers, and only then does
+# systemd let cloudflared connect.
 
 set -euo pipefail
 umask 077
@@ -37,16 +43,64 @@ die() {
   exit 1
 }
 
-# phase NAME COMMAND...: runs the command in a shell of its own and says how long it took.
+# phase NAME COMMAND...: runs the command in a shell of its own and reports how long it takes.
 phase() {
-  local name=$1 start=${EPOCHREALTIME/./} code=0 tenths
+  local name=$1 start=${EPOCHREALTIME/./} code=0
   shift
+  report "$name" "$start"
   # In the background, because bash would ignore `set -e` inside a command that is tested with ||.
   "$@" &
   wait $! || code=$?
-  tenths=$(((${EPOCHREALTIME/./} - start) / 100000))
-  say "phase=$name seconds=$((tenths / 10)).$((tenths % 10)) status=$( ((code)) && echo failed || echo ok)"
+  report "$name" "$start" "${EPOCHREALTIME/./}" "$( ((code)) && echo failed || echo ok)"
   return "$code"
+}
+
+# report NAME START [END STATUS]: a phase that has begun, or ended; times in microseconds.
+report() { bash "$RUN/report" "$@"; }
+
+# A file of its own, for the engine's unit reports, too.
+prepare_report() {
+  mkdir --parents "$RUN/phases"
+  cat >"$RUN/report" <<'REPORT'
+set -euo pipefail
+cd /run/llm-endpoint/phases
+
+seconds() { printf '%d.%d' "$(($1 / 1000000))" "$(($1 / 100000 % 10))"; }
+
+# Sends all phases; whoever comes later sends what others have written meanwhile. One request at a
+# time, and a pause: the metadata server takes ten a second, three at once
+# (docs.cloud.google.com/compute/docs/metadata/manage-guest-attributes, "Limits").
+publish() {
+  local all
+  flock 9
+  all=$(grep --with-filename '' -- * | sed 's/:/ /')
+  [[ $all != "$(cat ../phases-sent)" ]] || return 0
+  curl --silent --fail --max-time 5 --retry 5 --request PUT --header 'Metadata-Flavor: Google' \
+    --data-binary "$all" \
+    http://metadata.google.internal/computeMetadata/v1/instance/guest-attributes/llm-endpoint/phases
+  printf '%s' "$all" >../phases-sent
+  sleep 0.2
+}
+
+text="$(seconds "$2") - running"
+if (($# == 4)); then
+  text="$(seconds "$2") $(seconds "$(($3 - $2))") $4"
+  printf 'llm-endpoint phase=%s seconds=%s status=%s start=%s\n' \
+    "$1" "$(seconds "$(($3 - $2))")" "$4" "$(seconds "$2")"
+fi
+printf '%s\n' "$text" >".$1" # not seen by `*`
+mv ".$1" "$1"
+# Nobody waits for it, and nobody minds where it is not allowed: the lines above are in the log.
+publish 9>../phases-lock >/dev/null 2>&1 &
+REPORT
+}
+
+# What the machine did before this script, once a boot.
+report_boot() {
+  local now=${EPOCHREALTIME/./} uptime
+  [[ ! -e $RUN/phases/boot ]] || return 0
+  read -r uptime _ </proc/uptime # in seconds, with two decimals
+  report boot "$((now - 10#${uptime/./} * 10000))" "$now" ok
 }
 
 # together PID...: waits for all of them; fails when one did.
@@ -257,6 +311,7 @@ prepare_engine() {
   attribute engine-args "$new/args"
   option engine-script "$new/script"
   option weights-bucket "$new/weights-bucket"
+  option engine-phases "$new/phases"
   attribute engine-env "$new/env"
   attribute engine-port "$new/port"
   attribute engine-health-path "$new/health-path"
@@ -312,14 +367,54 @@ START
   cat >"$new/wait-until-ready" <<'READY'
 set -euo pipefail
 cd /run/llm-endpoint/llm-endpoint-engine
-start=${EPOCHREALTIME/./}
+report() { bash /run/llm-endpoint/report "$@"; }
+
+# Of what the engine goes through, by its own words: a phase lasts until the next one begins.
+phase=engine-init start=${EPOCHREALTIME/./} names=() words=() seen=0
+while IFS=$'\t' read -r name pattern; do
+  names+=("$name") words+=("$pattern")
+done < <(cat phases 2>/dev/null)
+for name in engine-ready "${names[@]}"; do rm --force "/run/llm-endpoint/phases/$name"; done
+report "$phase" "$start"
+
+# enter NAME TIME: ends the phase and begins another one.
+enter() {
+  report "$phase" "$start" "$2" ok
+  phase=$1 start=$2
+  report "$phase" "$start"
+}
+
+# hear TIME LINE: whether the line is the beginning of a later phase.
+hear() {
+  local row
+  for ((row = seen; row < ${#words[@]}; row++)); do
+    if [[ $2 =~ ${words[row]} ]]; then
+      enter "${names[row]}" "$1"
+      seen=$((row + 1))
+    fi
+  done
+}
+
+# The journal of this start alone, and on: TIME HOST WHO: LINE
+exec 3< <(exec journalctl --follow --lines=all --output=short-unix \
+  "_SYSTEMD_INVOCATION_ID=$INVOCATION_ID")
+journal=$!
+trap 'kill "$journal" 2>/dev/null || true' EXIT
+
 until curl --silent --fail --output /dev/null --max-time 5 \
   "http://127.0.0.1:$(<port)$(<health-path)"; do
-  kill -0 "$MAINPID" 2>/dev/null || exit 1 # systemd would wait for this script for ever
-  sleep 5
+  if ! kill -0 "$MAINPID" 2>/dev/null; then # systemd would wait for this script for ever
+    report "$phase" "$start" "${EPOCHREALTIME/./}" failed
+    exit 1
+  fi
+  for ((lines = 0; lines < 1000; lines++)); do
+    read -r -t 0.05 at _ _ line <&3 || break
+    hear "${at/./}" "$line"
+  done
+  sleep 1
 done
-tenths=$(((${EPOCHREALTIME/./} - start) / 100000))
-echo "llm-endpoint phase=engine-ready seconds=$((tenths / 10)).$((tenths % 10)) status=ok"
+[[ $phase == engine-ready ]] || enter engine-ready "${EPOCHREALTIME/./}"
+report engine-ready "$start" "${EPOCHREALTIME/./}" ok
 READY
   cat >"$new/stop" <<'STOP'
 set -euo pipefail
@@ -473,6 +568,8 @@ prune() {
 
 main() {
   local pids=() outcome=0
+  prepare_report
+  report_boot
   phase prepare prepare
   tunnel &
   pids+=($!)

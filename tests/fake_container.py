@@ -65,6 +65,8 @@ def main() -> None:
         "pid": os.getpid(),
     }
     print("container " + json.dumps(report), flush=True)
+    for line in (it.removeprefix("--say=") for it in arguments if it.startswith("--say=")):
+        print(line, flush=True)
     if "--crash" in arguments:
         sys.exit(3)
     if "--serve" in arguments:

@@ -44,6 +44,9 @@ class Cloud:
         self.refusals: dict[str, list[int]] = {}
         """Host -> statuses to answer the next requests with."""
         self.requests: list[str] = []
+        self.guest_attributes: list[tuple[str, str]] = []
+        """Those that the machine wrote, in order: path and value."""
+        self.forbid_guest_attributes = False
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
         """One request of the machine."""
@@ -53,6 +56,12 @@ class Cloud:
             status = self.refusals[host].pop(0)
             error = {"error": {"message": "Permission denied"}, "errors": [{"code": "DENIED"}]}
             return web.Response(status=status, text=json.dumps(error, indent=2))
+        if request.method == "PUT":
+            if self.forbid_guest_attributes:
+                return web.Response(status=403)
+            _, _, key = request.path.partition("/guest-attributes/")
+            self.guest_attributes.append((key, await request.text()))
+            return web.Response()
         if host == "metadata.google.internal":
             return self._metadata(request)
         answers = {SECRETS: self._secret, STORAGE: self._storage}
@@ -131,6 +140,7 @@ class Guest:
             gpu_memory_gib=24,
             hosts=dict.fromkeys((REGISTRY, SECRETS, STORAGE), "127.1.0.1"),
             ca=ca,
+            boot_s=42.0,
             images={
                 **machines.IMAGES,
                 "vllm/vllm-openai": Image(fake),

@@ -99,9 +99,13 @@ def test_every_phase_is_logged_with_its_duration(endpoint: Guest) -> None:
     """What a boot spent its time on can be read off the console."""
     console = endpoint.console
 
-    phases = re.findall(r"llm-endpoint phase=(\S+) seconds=\d+\.\d status=ok", console)
+    phases = re.findall(
+        r"llm-endpoint phase=(\S+) seconds=\d+\.\d status=ok start=\d+\.\d\n", console
+    )
     assert sorted(phases) == [
+        "boot",
         "engine-image",
+        "engine-init",
         "engine-ready",
         "engine-start",
         "gpu",
@@ -112,6 +116,80 @@ def test_every_phase_is_logged_with_its_duration(endpoint: Guest) -> None:
         "tunnel-start",
         "tunnel-token",
     ]
+
+
+def reported(guest: Guest) -> dict[str, tuple[float, str, str]]:
+    """The phases as Google was told last: start, seconds or `-`, and status by name."""
+    key, text = (guest.cloud.guest_attributes or [("llm-endpoint/phases", "")])[-1]
+    assert key == "llm-endpoint/phases"
+    rows = [line.split(" ") for line in text.splitlines()]
+    return {name: (float(start), seconds, status) for name, start, seconds, status in rows}
+
+
+def test_a_boot_can_be_followed_from_outside(endpoint: Guest) -> None:
+    """The instance's guest attributes have every phase with start and duration, as the log does."""
+    told = re.findall(r"phase=(\S+) seconds=(\S+) status=(\S+) start=(\S+)", endpoint.console)
+    phases = {name: (float(start), seconds, status) for name, seconds, status, start in told}
+    endpoint.wait_for(lambda: reported(endpoint) == phases, "report of every phase")
+
+    start, seconds, _ = phases["boot"]
+    assert 42 <= float(seconds) < 72, "the time before the script, from the kernel's start"
+    assert start + float(seconds) == pytest.approx(phases["prepare"][0], abs=1)
+
+
+def test_what_is_under_way_can_be_seen_as_well(guest: Guest) -> None:
+    """While the engine loads, the report says so, and since when."""
+    loading(guest)
+
+    guest.wait_for(lambda: reported(guest)["engine-init"][1:] == ("-", "running"), "report")
+    assert reported(guest)["engine-image"][2] == "ok"
+
+
+def test_the_engine_tells_what_it_is_at(guest: Guest) -> None:
+    """Its own words begin its phases, each once and in order; the last ends when it answers."""
+    guest.cloud.metadata["engine-phases"] = (
+        "engine-load\tStarting to load model|from scratch\nengine-compile\tloading took [0-9.]+\n"
+        "engine-capture\tnever said\nengine-ready\tinit engine .* took"
+    )
+    guest.cloud.metadata["engine-args"] = "\n".join(
+        [
+            "--serve",
+            "--load",
+            "--say=(EngineCore pid=7) INFO Loading model from scratch...",
+            "--say=(EngineCore pid=7) INFO Model loading took 15.3 GiB",
+            "--say=(EngineCore pid=7) INFO Starting to load model of a draft",
+        ]
+    )
+    guest.boot()
+    guest.wait_for(lambda: "engine-compile" in reported(guest), "engine-compile")
+    assert reported(guest)["engine-compile"][2] == "running"
+    guest.sh("touch /var/lib/llm-endpoint/cache/loaded")
+    up(guest)
+
+    parts = re.findall(r"phase=(engine-\S+) .* start=(\S+)", guest.console)
+    names = ["engine-init", "engine-load", "engine-compile", "engine-ready"]
+    assert [name for name, _ in parts if name in names] == names
+    starts = [float(start) for name, start in parts if name in names]
+    assert starts == sorted(starts)
+
+
+def test_an_engine_that_dies_leaves_its_phase_failed(guest: Guest) -> None:
+    """Whoever watches sees which part of its start it did not survive."""
+    guest.cloud.metadata["engine-phases"] = "engine-load\tloading\nengine-ready\tloaded"
+    guest.cloud.metadata["engine-args"] = "--crash\n--say=loading"
+    guest.boot()
+
+    guest.until("phase=engine-init")
+    guest.until("status=failed")
+
+
+def test_a_machine_that_may_not_report_boots_all_the_same(guest: Guest) -> None:
+    """An organisation may forbid guest attributes; the log has the phases anyway."""
+    guest.cloud.forbid_guest_attributes = True
+    up(guest.boot())
+
+    assert guest.cloud.guest_attributes == []
+    assert "llm-endpoint phase=boot" in guest.console
 
 
 def test_arguments_reach_the_engine_byte_for_byte(guest: Guest) -> None:

@@ -58,6 +58,13 @@ MODEL_FORM = (
 )
 MODEL_EXAMPLE = "qwen3:8b"
 
+PHASES = (
+    ("engine-pull", "llm-endpoint pull: "),
+    ("engine-load", "llm-endpoint loading "),
+    ("engine-ready", "llm-endpoint .* can answer"),
+)
+"""How the log tells what it is at: the words of scripts/ollama.sh."""
+
 PARALLEL = 4
 """Requests that share the GPU; more wait. By default Ollama answers one after the other. Each has
 the whole context length, so the cache in the GPU's memory is four times as big: `-c` is the product
@@ -118,6 +125,7 @@ def container(
         concurrency=concurrency(env),
         script=script("ollama.sh"),
         weights_bucket=weights.removeprefix("gs://") if settings.weights == "bucket" else "",
+        phases=PHASES,
     )
 
 

@@ -58,6 +58,18 @@ MODEL = (
 MODEL_FORM = "a model on Hugging Face, organisation/name"
 MODEL_EXAMPLE = "Qwen/Qwen3-4B"
 
+PHASES = (
+    ("engine-load", "Starting to load model|Loading model from scratch"),
+    ("engine-compile", "Model loading took"),
+    ("engine-profile", "torch.compile took"),
+    ("engine-capture", "KV cache size:"),
+    ("engine-ready", "init engine .* took"),
+)
+"""How vLLM's log tells what it is at (v1/worker/gpu_model_runner.py, v1/worker/gpu/model_runner.py,
+compilation/monitor.py, v1/core/kv_cache_utils.py, v1/engine/core.py of 0.33). "Graph capturing
+finished" is not among them: the newer model runner says so of a trial while it profiles, too. Where
+nothing is compiled (--enforce-eager), what is called engine-compile is the profiling alone."""
+
 CONCURRENCY = 256
 """Sequences that vLLM computes at once where --max-num-seqs says nothing; more wait in it."""
 
@@ -87,6 +99,7 @@ def container(
         health_path=HEALTH_PATH,
         shutdown_timeout_s=settings.shutdown_timeout_s,
         concurrency=concurrency(settings.engine_args),
+        phases=PHASES,
     )
 
 

@@ -349,14 +349,28 @@ def load(options: Options, machine: Machine, model: Model) -> None:
     )
 
 
-def warm_up(options: Options, machine: Machine) -> None:
-    """Let the time pass that compilation and graph capture take in life."""
+def compile_model(options: Options, machine: Machine) -> float:
+    """Let the time pass that compilation takes in life; returns it."""
     if options.enforce_eager:
-        return
+        return 0.0
+    log("Starting torch.compile", process="EngineCore")
     took = take(machine, "torch.compile", figures.seconds("torch.compile"))
     log(f"torch.compile took {took:.2f} s in total", process="EngineCore")
-    took = take(machine, "CUDA graphs", figures.seconds("CUDA graphs"))
-    log(f"Graph capturing finished in {took:.0f} secs, took 0.60 GiB", process="EngineCore")
+    return took
+
+
+def capture_graphs(options: Options, machine: Machine, compiling_s: float) -> None:
+    """Let the time pass that graph capture takes in life."""
+    took = 0.0
+    if not options.enforce_eager:
+        took = take(machine, "CUDA graphs", figures.seconds("CUDA graphs"))
+        log(f"Graph capturing finished in {took:.0f} secs, took 0.60 GiB", process="EngineCore")
+    compilation = f" (compilation: {compiling_s:.2f} s)" if compiling_s else ""
+    log(
+        "init engine (profile, create kv cache, warmup model) took"
+        f" {compiling_s + took:.2f} s{compilation}",
+        process="EngineCore",
+    )
 
 
 def befall(machine: Machine, gpu: Gpu) -> None:
@@ -411,9 +425,10 @@ def main(arguments: Iterable[str]) -> None:
         gpu = check(chosen, machine, model)
         # What does not fit shows after it was loaded: it costs that time in life, too.
         load(chosen, machine, model)
-        length = fit(chosen, gpu, model)
         befall(machine, gpu)
-        warm_up(chosen, machine)
+        compiling_s = compile_model(chosen, machine)
+        length = fit(chosen, gpu, model)
+        capture_graphs(chosen, machine, compiling_s)
     except StartError as error:
         fail(error)
     serving = Serving(

@@ -63,7 +63,7 @@ _NETWORKING = "addresses healthChecks networks routers subnetworks"
 _MACHINES = "disks instanceGroupManagers instanceTemplates instances"
 SEE_COMPUTE = _all(
     "compute", f"{_PLACES} {_NETWORKING} {_MACHINES} firewalls images projects", "get list"
-) | {"compute.images.getFromFamily"}
+) | {"compute.images.getFromFamily", "compute.instances.getGuestAttributes"}
 MANAGE_MACHINES = (
     _all("compute", _MACHINES)
     | _all("compute", f"{_PLACES} addresses images networks projects subnetworks", "get list")
@@ -71,6 +71,7 @@ MANAGE_MACHINES = (
         *("compute.advice.capacity", "compute.disks.use", "compute.healthChecks.useReadOnly"),
         *("compute.images.getFromFamily", "compute.images.useReadOnly"),
         *("compute.instanceTemplates.useReadOnly", "compute.instances.setMetadata"),
+        "compute.instances.getGuestAttributes",
         *("compute.instances.setLabels", "compute.instances.setServiceAccount"),
         *("compute.instances.setTags", "compute.networks.use", "compute.subnetworks.use"),
         "compute.instanceGroups.create",

@@ -6,7 +6,7 @@ import math
 import re
 import secrets
 import string
-from datetime import UTC, datetime
+import time
 from typing import NamedTuple
 
 from components import catalogue
@@ -14,7 +14,7 @@ from rehearsal import figures
 from rehearsal.google import quotas
 from rehearsal.google.guest import Surroundings
 from rehearsal.google.identity import ACCOUNT
-from rehearsal.google.instances import GROUP, Instance
+from rehearsal.google.instances import GROUP, Instance, timestamp
 from rehearsal.google.metadata import INSTANCE
 from rehearsal.google.network import SUBNETWORK, bare, free_address, resolve
 from rehearsal.store import Body, Change
@@ -151,12 +151,17 @@ class InstanceGroups:
         for zone in zones if shape in ("ANY", "BALANCED") else zones[:1]:
             row = self._new(group, body, zone)
             obstacle = self._obstacle(row)
+            id = f"projects/{row['project']}/zones/{zone}/instances/{row['name']}"
             if obstacle is None:
-                id = f"projects/{row['project']}/zones/{zone}/instances/{row['name']}"
                 self._store.put(INSTANCE, id, row)
                 self._live(id)
                 return
-            error = obstacle._asdict() | {"group": group, "zone": zone, "timestamp": _now()}
+            error = obstacle._asdict() | {
+                "group": group,
+                "zone": zone,
+                "timestamp": timestamp(time.time()),
+            }
+            error |= {"instance": id, "template": row["template"]}
             self._store.put(ERROR, f"{group}/errors/{zone}", error)
             log.warning("%s in %s: %s", group, zone, obstacle.message)
         again_s = figures.seconds("wait for stock") / self._world.speed
@@ -194,7 +199,7 @@ class InstanceGroups:
             "health": "UNKNOWN",
             "available": False,
             "instanceId": str(secrets.randbelow(9 * 10**18) + 10**18),
-            "creationTimestamp": _now(),
+            "creationTimestamp": timestamp(time.time()),
             "machineType": machine_type,
             "gpu": _gpu(machine_type, template.get("guestAccelerators") or []),
             "image": template["disks"][0].get("sourceImage", ""),
@@ -310,7 +315,3 @@ def _gpu(machine_type: str, attached: list[Body]) -> Body | None:
         if machine.machine_type == machine_type and not machine.attached:
             return {"type": machine.gpu, "count": machine.count, "memoryGib": machine.memory_gib}
     return None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from rehearsal import figures, timeline
@@ -26,6 +27,11 @@ READY_FLOOR_S = 10.0
 to count as available: its own slowness is not compressed."""
 
 
+def timestamp(at: float) -> str:
+    """Seconds since the epoch as Compute Engine writes them."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
 class Instance:
     """Lives one `google:instance` row: keeps its `status`, `health` and `available` true."""
 
@@ -41,9 +47,15 @@ class Instance:
         """Create, boot and watch the VM; returns why its group must repair it."""
         world = self._world
         self._began = time.time()
-        self._set(status="PROVISIONING", health="UNKNOWN", available=False)
+        self._set(
+            status="PROVISIONING",
+            health="UNKNOWN",
+            available=False,
+            creationTimestamp=timestamp(self._began),
+            guestAttributes={},
+        )
         await world.take("VM create", figures.seconds("VM create"))
-        self._set(status="STAGING")
+        self._set(status="RUNNING")
         await world.take("VM boot", figures.seconds("VM boot"))
         self._machine = await self._around.boot(world, self._spec())
         metadata = MetadataServer(world, self._around.identity, self._id)
@@ -51,7 +63,6 @@ class Instance:
             *await self._around.furnish(self._machine, self._id, metadata.handle),
             await dns.serve(await self._machine.listen(*dns.ADDRESS), self._find),
         ]
-        self._set(status="RUNNING")
         return await self._watch(self._machine)
 
     async def close(self, grace_s: float | None = None) -> None:
@@ -100,6 +111,7 @@ class Instance:
             hosts=self._around.hosts(online=online, google=google),
             ca=self._around.ca,
             boot_image=row["image"],
+            boot_s=figures.seconds("VM boot") / self._world.speed,
         )
 
     def _find(self, name: str) -> str | None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -36,13 +37,22 @@ _HEADERS = {
     "X-XSS-Protection": "0",
     "X-Frame-Options": "SAMEORIGIN",
 }
-_TITLES = {403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 400: "Bad Request"}
+_TITLES = {
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    429: "Too Many Requests",
+}
+GUEST_ATTRIBUTE_CALLS = 10
+"""Requests for guest attributes in a second, of one VM
+(docs.cloud.google.com/compute/docs/metadata/manage-guest-attributes, "Limits")."""
 
 
 class MetadataServer:
     """Answers one instance from its row in the store, afresh at every request.
 
-    Absent on purpose: rate limits, `identity` tokens, project-wide attributes.
+    Absent on purpose: other rate limits, `identity` tokens, project-wide attributes.
     """
 
     _guest_can_write = True
@@ -51,6 +61,8 @@ class MetadataServer:
         self._world = world
         self._identity = identity
         self._instance = instance
+        self._calls = deque[float](maxlen=GUEST_ATTRIBUTE_CALLS)
+        """When guest attributes were asked for last."""
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
         """The answer to one request, refusals included."""
@@ -96,6 +108,10 @@ class MetadataServer:
         body = self._body()
         if body["metadata"].get("enable-guest-attributes", "").upper() != "TRUE":
             return _error(403, request.path, "Guest attributes endpoint access is disabled.")
+        now = time.monotonic()
+        if len(self._calls) == GUEST_ATTRIBUTE_CALLS and now - self._calls[0] < 1:
+            return _error(429, request.path)
+        self._calls.append(now)
         key = path.removeprefix("instance/guest-attributes/")
         attributes: dict[str, str] = body.setdefault("guestAttributes", {})
         if request.method == "GET":

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -60,10 +61,18 @@ PHASE = re.compile(r"llm-endpoint phase=(\S+) seconds=([\d.]+) status=")
 _journal_lock = threading.Lock()
 
 
-def log(identifier: str, pid: int, message: str, unit: str = "", console: bool = True) -> None:
+def log(
+    identifier: str,
+    pid: int,
+    message: str,
+    unit: str = "",
+    console: bool = True,
+    invocation: str = "",
+) -> None:
     """A line of the journal, and of the serial console where that is asked for."""
     now = time.time()
     entry = {"time": now, "unit": unit, "identifier": identifier, "pid": pid, "message": message}
+    entry["invocation"] = invocation
     with _journal_lock:
         with open(JOURNAL, "a") as file:
             file.write(json.dumps(entry) + "\n")
@@ -193,6 +202,8 @@ class Service:
     """Set when a start has succeeded or failed."""
     _preparing: Process | None = None
     """The last ExecStartPre."""
+    _invocation: str = ""
+    """The id of the last start, as its processes know it."""
     _stopping: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -277,6 +288,7 @@ class Service:
     def _run_once(self) -> bool:
         """One life of the service; True when it ended well."""
         description = f"{self.name} - {self.file.one('Description')}"
+        self._invocation = uuid.uuid4().hex
         self._say(f"Starting {description}...")
         if not self._run_all("ExecStartPre", None) or self._stopping.is_set():
             return self._stopping.is_set() or self._failed("exit-code")
@@ -326,14 +338,16 @@ class Service:
 
     def _spawn(self, command: str, more: Mapping[str, str] | None = None) -> Process:
         argv = shlex.split(command.lstrip("-@:+!"))
-        environment = {**os.environ, **self.file.environment(), **(more or {})}
+        known = {"INVOCATION_ID": self._invocation}
+        environment = {**os.environ, **known, **self.file.environment(), **(more or {})}
         identifier = self.file.one("SyslogIdentifier", Path(argv[0]).name)
         console = "console" in self.file.one("StandardOutput", "journal")
+        where = (identifier, self.name, console, self._invocation)
         try:
-            return spawn(argv, environment, identifier, self.name, console)
+            return spawn(argv, environment, *where)
         except OSError as error:
             self._say(f"{self.name}: Unable to locate executable '{argv[0]}': {error.strerror}")
-            return spawn(["/bin/sh", "-c", "exit 203"], environment, identifier, self.name, console)
+            return spawn(["/bin/sh", "-c", "exit 203"], environment, *where)
 
     def _set(self, state: str, detail: str) -> None:
         self.state, self.detail = state, detail
@@ -343,7 +357,12 @@ class Service:
 
 
 def spawn(
-    argv: list[str], environment: Mapping[str, str], identifier: str, unit: str, console: bool
+    argv: list[str],
+    environment: Mapping[str, str],
+    identifier: str,
+    unit: str,
+    console: bool,
+    invocation: str,
 ) -> Process:
     """Start a process whose output goes to the journal, line by line."""
     reading, writing = os.pipe()
@@ -358,7 +377,7 @@ def spawn(
     def copy() -> None:
         with open(reading, errors="replace") as lines:
             for line in lines:
-                log(identifier, process.pid, line.rstrip("\n"), unit, console)
+                log(identifier, process.pid, line.rstrip("\n"), unit, console, invocation)
 
     threading.Thread(target=copy, daemon=True).start()
     return process

@@ -95,6 +95,8 @@ class MachineSpec:
     pulled: tuple[str, ...] = ()
     """Container images that are on its disk from the start."""
     shares: tuple[Share, ...] = ()
+    boot_s: float = 0.0
+    """Seconds, of this machine's clock, that its kernel has been running when its init starts."""
 
 
 class Machine:
@@ -173,7 +175,7 @@ class Machine:
         await self._booted.wait()
         if not self.running:
             raise ConnectionResetError(f"machine {self.spec.name} is off")
-        namespaces = "--user --mount --net --uts --ipc --pid --preserve-credentials"
+        namespaces = "--user --mount --net --uts --ipc --pid --time --preserve-credentials"
         enter = f"nsenter --target={self._init} {namespaces} --root --wdns=/".split()
         return await asyncio.create_subprocess_exec(
             *enter,
@@ -326,6 +328,7 @@ def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
         "world": str(world.directory),
         "faults": str(world.faults.folder),
         "binds": [str(path) for path in _ours(world)],
+        "uptime_s": spec.boot_s,
         "shares": [(str(it.source), it.target, it.readonly) for it in spec.shares],
         "commands": COMMANDS | (dict.fromkeys(NOT_ON_COS, ABSENT) if cos else {}),
         "readonly": READ_ONLY_ON_COS if cos else (),

@@ -9,7 +9,7 @@ from google.auth.credentials import Credentials
 from google.auth.exceptions import RefreshError
 from google.auth.transport.requests import Request
 
-from components.google_apis import SERVICES
+from components.google_apis import called, used_later
 from components.hardware import CONNECTOR
 from components.settings import Settings
 from scripts import google_api
@@ -185,7 +185,8 @@ def billing(google: Google) -> str:
 
 def apis(google: Google, settings: Settings) -> str:
     """What the checks ask is on; what else `up` needs it switches on."""
-    ours = (*SERVICES, *(["cloudbuild"] if settings.weights == "image" else []))
+    build = settings.weights == "image"
+    ours = (*called(build=build), *used_later(build=build))
     wanted = list(dict.fromkeys((*ASKED, *ours)))
     place = f"projects/{google.project}/services"
     names = [f"{place}/{service}.googleapis.com" for service in wanted]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from components import catalogue
 from rehearsal.errors import CloudError
 from rehearsal.google import images, quotas
+from rehearsal.google.apis.groups import Groups
 from rehearsal.google.identity import Identity
 from rehearsal.google.instance_groups import PLAIN_MACHINES, TEMPLATES
 from rehearsal.google.instances import GROUP
@@ -304,6 +305,13 @@ def api(world: World, identity: Identity) -> Api:
         ),
         Route("POST", advice, "compute.advice.capacity", compute.advice),
     ]
+    groups = Groups(world)
+    below = {
+        f"{region}/instanceGroupManagers/{{group}}": groups.ways_of_groups(),
+        f"{zone}/instances/{{instance}}": groups.ways_of_instances(),
+    }
+    for path, ways in below.items():
+        routes += [Route(it.method, path + it.verb, *it[2:]) for it in ways]
     for noun, collections in COLLECTIONS.items():
         permission = f"compute.{noun}.list"
         whole = f"{project}/aggregated/{noun}"
