@@ -1,19 +1,29 @@
 """Wait until the model answers through Cloudflare Access; `pulumi up` runs this last.
 
 Everything comes from the environment, so that nothing secret stands in a
-process list; components/readiness.py sets it. Exits 1 when the time is up.
+process list; components/readiness.py sets it. Exits 1 when the time is up, or
+when the group of machines cannot get one without somebody's doing.
+
+Beside asking, it looks at the machines through Google's API, with the deployer's own credentials.
+Without those, or where they may not look, it goes by what the endpoint answers alone.
 """
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import requests
 
+from scripts.google_api import GoogleError, session
+from scripts.group_watch import GroupWatch
+from scripts.machine_group import MachineGroup
+
 POLL_SECONDS = 1.0
+AGAIN_SECONDS = 0.1
+"""After a right answer, until as many as it takes have come."""
 REPEAT_SECONDS = 15.0
 """A phase that lasts is reported again after so long."""
 CONNECT_TIMEOUT, READ_TIMEOUT = 5.0, 30.0
@@ -128,8 +138,9 @@ def wait(
     timeout: float,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
+    hopeless: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[float, str, bool]]:
-    """Ask until the answers are right or `timeout` seconds are over.
+    """Ask until the answers are right, `timeout` seconds are over, or it is `hopeless`.
 
     Yields what is worth a line, as (seconds so far, what is seen, whether that is the end).
     """
@@ -145,9 +156,9 @@ def wait(
         if seen and (seen != shown or now - shown_at >= REPEAT_SECONDS):
             yield now, seen, False
             shown, shown_at = seen, now
-        if now >= timeout:
+        if now >= timeout or hopeless():
             return
-        sleep(POLL_SECONDS)
+        sleep(AGAIN_SECONDS if right else POLL_SECONDS)
 
 
 def advice(platform: str, project: str, region: str, group: str) -> str:
@@ -173,6 +184,28 @@ def advice(platform: str, project: str, region: str, group: str) -> str:
 `pulumi up` asks again; nothing that was created is lost."""
 
 
+def watched(env: Mapping[str, str], tell: Callable[[Sequence[str]], None]) -> GroupWatch | None:
+    """Who looks at the machines meanwhile; None, and a word of why, without credentials."""
+    try:
+        http = session(retries=0)
+    except GoogleError as error:
+        tell([f"(how far the machines are is not known: {error.message})"])
+        return None
+    place = env["GOOGLE_PROJECT"], env["GOOGLE_REGION"], env["INSTANCE_GROUP"]
+    watch = GroupWatch(MachineGroup(http, *place), tell)
+    watch.start()
+    return watch
+
+
+def together(seen: str, machines: str) -> str:
+    """What the endpoint answers and what its machines are at, in one line."""
+    if not machines:
+        return seen
+    status, _, _ = seen.partition(":")
+    # That no machine is connected is all that 530 says.
+    return f"{machines} ({status})" if status == "HTTP 530" else f"{seen}; {machines}"
+
+
 def main() -> int:
     """Wait, and tell how it goes."""
     env = os.environ
@@ -186,13 +219,33 @@ def main() -> int:
         any_machine=env["ENDPOINT_ANY_MACHINE"] == "true",
     )
     minutes = float(env["READY_TIMEOUT_MINUTES"])
-    seen = "nothing"
-    for elapsed, seen, ready in wait(question.ask, minutes * 60):
+    began, seen = time.monotonic(), "nothing"
+
+    def tell(lines: Sequence[str]) -> None:
+        first, *more = lines
+        text = [f"{time.monotonic() - began:5.0f} s  {first}", *(f"         {it}" for it in more)]
+        print("\n".join(text), flush=True)
+
+    watch = watched(env, tell)
+
+    def ask() -> str | None:
+        answer = question.ask()
+        return answer and together(answer, watch.seen if watch else "")
+
+    def hopeless() -> bool:
+        return watch is not None and watch.hopeless
+
+    for elapsed, seen, ready in wait(ask, minutes * 60, hopeless=hopeless):
         print(f"{elapsed:5.0f} s  {seen}", flush=True)
         if ready:
             return 0
+    reason = (
+        "gets no machine, and waiting will not help: see above"
+        if hopeless()
+        else f"was not ready after {minutes:g} minutes. Seen last: {seen}"
+    )
     print(
-        f"{question.hostname} was not ready after {minutes:g} minutes. Seen last: {seen}\n"
+        f"{question.hostname} {reason}\n"
         + advice(
             env["PLATFORM"], env["GOOGLE_PROJECT"], env["GOOGLE_REGION"], env["INSTANCE_GROUP"]
         ),

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from rehearsal import hub
 from rehearsal.faults import parse
-from rehearsal.google import buckets, identity, oauth2, storage
+from rehearsal.google import apis, buckets, identity, oauth2, storage
 from rehearsal.google.identity import CLOUD_PLATFORM, Identity
 from rehearsal.google.metadata import INSTANCE, MetadataServer
 from rehearsal.google.oauth2 import OAuth2
@@ -101,6 +101,7 @@ def clouds(directory: Path, speed: float = 1e6, faults: Iterable[str] = ()) -> G
         sites: dict[str, Handler] = {
             oauth2.HOST: OAuth2(world, identity).handle,
             storage.HOST: Storage(world, identity).handle,
+            **apis.sites(world, identity),
             **hub.sites(world),
         }
         for host, handler in sites.items():
@@ -144,6 +145,7 @@ def _instance() -> dict[str, Any]:
     return {
         "name": "stager",
         "project": PROJECT,
+        "group": "",
         "zone": f"{REGION}-a",
         "instanceId": "1",
         "image": "",

@@ -181,11 +181,20 @@ def test_it_prints_a_line_for_every_phase() -> None:
     assert [ready for _, _, ready in lines] == [False, False, True]
 
 
+def test_an_answer_is_noticed_within_a_second() -> None:
+    """From the first right answer on, `up` ends in less."""
+    lines = waited(["loading", "loading", None])
+
+    assert lines[-1][0] < 2 + 1
+
+
 def test_one_answer_may_be_luck() -> None:
     """With machines of two revisions behind the name, it takes several right answers in a row."""
     lines = waited([None, "another revision", *[None] * ANSWERS_IN_A_ROW])
 
-    assert [(elapsed, ready) for elapsed, _, ready in lines] == [(1.0, False), (4.0, True)]
+    asked_at, ready_at = (elapsed for elapsed, _, _ in lines)
+    assert [ready for _, _, ready in lines] == [False, True]
+    assert ready_at - asked_at == pytest.approx(1 + 0.1 * (ANSWERS_IN_A_ROW - 1))
 
 
 def test_a_long_phase_is_repeated_now_and_then() -> None:
@@ -200,6 +209,7 @@ def test_it_stops_when_the_time_is_up(
 ) -> None:
     """It then says what it saw last and where to look, fails, and prints no secret."""
     endpoint.status = 502
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/credentials.json")
     for name, value in {
         "ENDPOINT_HOSTNAME": "llm.example.com",
         "ENDPOINT_MODEL": "org/model",
@@ -220,6 +230,7 @@ def test_it_stops_when_the_time_is_up(
 
     out, err = capsys.readouterr()
     assert "its engine does not answer" in err
+    assert out.count("how far the machines are is not known: no credentials") == 1
     assert "530 or 502 for long?" in err
     assert "list-errors llm-dev-group-1a2b3c4 --project=a-project --region=us-central1" in err
     assert "a-client-secret" not in out + err
