@@ -8,6 +8,7 @@ components/tunnel.py sets it. Exits 1 when the tunnel stays.
 import os
 import sys
 import time
+from typing import Any
 
 import requests
 
@@ -25,8 +26,12 @@ def confirm(http: requests.Session, account: str, name: str) -> str:
         if attempt:
             time.sleep(PAUSE_SECONDS)
         try:
-            found = call(http, "GET", f"{tunnels}?name={name}&is_deleted=false") or []
-            ids = [it["id"] for it in found if it["name"] == name and not it.get("deleted_at")]
+            found: list[dict[str, Any]] = (
+                call(http, "GET", f"{tunnels}?name={name}&is_deleted=false") or []
+            )
+            ids: list[str] = [
+                it["id"] for it in found if it["name"] == name and not it.get("deleted_at")
+            ]
             if not ids:
                 return f"tunnel {name} is gone" + (", at the second attempt" if deleted else "")
             problem = "it is still listed"
