@@ -102,6 +102,7 @@ class FaultRun:
         for key, value in fault.config.items():
             scene.configure(key, value)
         self._strike(fault, finding)
+        finding.broken += [f"{name} never struck" for name in scene.idle()]
         scene.calm()
         for step in fault.end:
             step(scene)

@@ -124,6 +124,10 @@ class Scene:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    def idle(self) -> list[str]:
+        """The faults of `set` that have not happened once."""
+        return [name for name in self._set if not self.faults.struck(name)]
+
     def calm(self) -> None:
         """End what `set` and `create` began. What was removed or edited by hand stays so."""
         while self._set:
