@@ -102,6 +102,7 @@ class FaultRun:
         for key, value in fault.config.items():
             scene.configure(key, value)
         self._strike(fault, finding)
+        finding.broken += [f"{name} never struck" for name in scene.idle()]
         scene.calm()
         for step in fault.end:
             step(scene)
@@ -150,9 +151,10 @@ class FaultRun:
         for step in fault.begin:
             step(scene)
         if fault.act:
-            finding.saw = fault.act(scene)
+            text = fault.act(scene)
             finding.known_s = time.monotonic() - start
-            self._expect(fault, finding, not finding.saw or not fault.says, finding.saw)
+            self._expect(fault, finding, not fault.says, text)
+            finding.saw = line_of(text, fault.says)
             return
         if fault.when == "serving" and not fault.says:
             suffered = scene.suffers()
@@ -212,10 +214,13 @@ class FaultRun:
 
 def told(attempt: Attempt, pattern: str) -> str:
     """The line that tells the user what is wrong; of one that ended well, that."""
-    if attempt.ok:
-        return "nothing: it succeeds"
-    _, _, diagnostics = attempt.text.partition("\nDiagnostics:\n")
-    lines = [line.strip() for line in (diagnostics or attempt.text).splitlines()]
+    return "nothing: it succeeds" if attempt.ok else line_of(attempt.text, pattern)
+
+
+def line_of(text: str, pattern: str) -> str:
+    """The line that matters of what the user reads."""
+    _, _, diagnostics = text.partition("\nDiagnostics:\n")
+    lines = [line.strip() for line in (diagnostics or text).splitlines()]
     wanted = [line for line in lines if pattern and re.search(pattern, line)]
     errors = [line for line in lines if line.startswith(("error:", "* "))]
     return (wanted or errors[::-1] or lines[::-1] or [""])[0]

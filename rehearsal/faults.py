@@ -26,6 +26,7 @@ class Faults:
         if not NAME.fullmatch(name) or (times is not None and times < 1):
             raise ValueError(f"{name}:{times}: expected a fault's name, and a number above 0")
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._struck(name).unlink(missing_ok=True)
         draft = self.folder / f".{name}"
         draft.write_text(ALWAYS if times is None else str(times))
         draft.rename(self.folder / name)
@@ -33,6 +34,13 @@ class Faults:
     def clear(self, name: str) -> None:
         """End a fault; no error when it is not set."""
         (self.folder / name).unlink(missing_ok=True)
+
+    def struck(self, name: str) -> bool:
+        """Whether a fault has happened since it was set."""
+        return self._struck(name).exists()
+
+    def _struck(self, name: str) -> Path:
+        return self.folder / f".struck-{name}"
 
     def all(self) -> dict[str, str]:
         """What is set, and how often each still strikes."""
@@ -42,8 +50,10 @@ class Faults:
     def number(self, prefix: str, default: int) -> int:
         """The N of the fault `PREFIX-N` that is set; the default where there is none."""
         wanted = re.compile(re.escape(prefix) + r"-(\d+)")
-        found = (int(match[1]) for it in self.all() if (match := wanted.fullmatch(it)))
-        return next(found, default)
+        for match in filter(None, map(wanted.fullmatch, self.all())):
+            self._struck(match[0]).touch()
+            return int(match[1])
+        return default
 
     def strikes(self, name: str) -> bool:
         """Whether the fault happens this time; of one that has a number, that is one time less."""
@@ -52,10 +62,11 @@ class Faults:
             with path.open("r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 left = file.read()
+                if left != ALWAYS and (not left.isdecimal() or int(left) < 1):
+                    return False
+                self._struck(name).touch()
                 if left == ALWAYS:
                     return True
-                if not left.isdecimal() or int(left) < 1:
-                    return False
                 file.seek(0)
                 file.truncate()
                 file.write(str(int(left) - 1))

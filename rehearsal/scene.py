@@ -45,7 +45,7 @@ class Scene:
         self._endpoint: checks.Endpoint | None = None
         self._declared: list[tuple[str, str]] = []
         self._set: list[str] = []
-        self._before: list[tuple[str, str, dict[str, Any] | None]] = []
+        self._made: list[tuple[str, str]] = []
         self._count = 0
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class Scene:
             self._set.append(name)
 
     def create(self, type: str, id: str, body: Mapping[str, object]) -> None:
-        """Make something by hand."""
+        """Make something by hand, until all is calm again."""
         config = self.config
         values = {
             "hostname": config["llm-endpoint:hostname"],
@@ -102,7 +102,8 @@ class Scene:
             key: value.format_map(values) if isinstance(value, str) else value
             for key, value in body.items()
         }
-        self._change(type, id, filled | {"id": id})
+        self.consoles.console("PUT", type, id, filled | {"id": id})
+        self._made.append((type, id))
 
     def remove(self, type: str, **which: str) -> None:
         """Delete the stack's resource of a type by hand."""
@@ -112,14 +113,7 @@ class Scene:
     def edit(self, type: str, change: Mapping[str, object], **which: str) -> None:
         """Change the stack's resource of a type by hand."""
         row = self.find(type, **which)
-        self._change(type, row["id"], row["body"] | change)
-
-    def _change(self, type: str, id: str, body: Any) -> None:
-        before = next(
-            (it["body"] for it in self.rows() if (it["type"], it["id"]) == (type, id)), None
-        )
-        self._before.append((type, id, before))
-        self.consoles.console("PUT", type, id, body)
+        self.consoles.console("PUT", type, row["id"], row["body"] | change)
 
     def kill(self, module: str) -> None:
         """End the containers that a module stands for. RehearsalError when there is none."""
@@ -130,13 +124,16 @@ class Scene:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    def idle(self) -> list[str]:
+        """The faults of `set` that have not happened once."""
+        return [name for name in self._set if not self.faults.struck(name)]
+
     def calm(self) -> None:
-        """End everything that `set`, `create` and `edit` began, as far as it is still so."""
+        """End what `set` and `create` began. What was removed or edited by hand stays so."""
         while self._set:
             self.faults.clear(self._set.pop())
-        while self._before:
-            type, id, body = self._before.pop()
-            self.consoles.console("DELETE" if body is None else "PUT", type, id, body)
+        while self._made:
+            self.consoles.console("DELETE", *self._made.pop())
 
     # --- what there is ------------------------------------------------------------------------
 

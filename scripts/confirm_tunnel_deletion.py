@@ -29,7 +29,9 @@ def confirm(http: requests.Session, account: str, name: str) -> str:
             found: list[dict[str, Any]] = (
                 call(http, "GET", f"{tunnels}?name={name}&is_deleted=false") or []
             )
-            ids = [it["id"] for it in found if it["name"] == name and not it.get("deleted_at")]
+            ids: list[str] = [
+                it["id"] for it in found if it["name"] == name and not it.get("deleted_at")
+            ]
             if not ids:
                 return f"tunnel {name} is gone" + (", at the second attempt" if deleted else "")
             problem = "it is still listed"

@@ -579,10 +579,16 @@ main() {
   fi
   together "${pids[@]}" || outcome=1
   rm --recursive --force "$RUN"/docker.* # where a failed pull has left its credential
-  ((outcome)) && die "what failed is named above; everything else goes on. After repairing the" \
-    "cause, restart the machine or run: google_metadata_script_runner startup"
+  ((outcome)) && die "what failed is named above; everything else goes on"
   phase prune prune || true # old images harm nobody but the disk
   say "started: follow it with journalctl --follow --unit=llm-endpoint-engine --unit=cloudflared"
 }
 
-main "$@"
+# What was wrong may pass (a permission, a registry, a full disk), and nobody should have to restart
+# the machine for that. In the background, as in phase().
+while :; do
+  main "$@" &
+  if wait $!; then break; fi
+  say "again in a minute"
+  sleep 60
+done

@@ -34,6 +34,19 @@ def test_a_fault_with_a_number_strikes_so_often(faults: Faults) -> None:
     assert faults.all() == {}
 
 
+def test_whether_a_fault_has_happened_is_known_afterwards(faults: Faults) -> None:
+    """Also of one that is used up or cleared; set anew, it has not happened yet."""
+    faults.set("hub-busy", 1)
+    assert not faults.struck("hub-busy")
+    faults.strikes("hub-busy")
+    assert faults.struck("hub-busy")
+    faults.set("hub-busy", 1)
+    assert not faults.struck("hub-busy")
+    faults.set("quota-1")
+    faults.number("quota", 16)
+    assert faults.struck("quota-1")
+
+
 def test_what_one_process_sets_strikes_in_another(faults: Faults) -> None:
     """A guest's stand-in sees what a test has set, and uses it up for all."""
     faults.set("no-driver", 1)

@@ -279,13 +279,12 @@ def test_nothing_slow_waits_for_what_it_does_not_need(deploy: Deploy) -> None:
 
 
 def test_machines_go_before_the_tunnel_that_they_hold_open(deploy: Deploy) -> None:
-    """On destroy: machines, the tunnel's lingering connections, the tunnel; and in the end
-    somebody looks whether it is gone."""
+    """On destroy: machines, lingering connections, the tunnel, and a look whether it is gone."""
     deployment = deploy("dev")
-    clearing, looking = sorted(
-        (item for item in deployment.of("Command") if "delete" in item.inputs),
-        key=lambda item: item.name,
-    )
+    clearing, looking = (item for item in deployment.of("Command") if "delete" in item.inputs)
+    if not clearing.name.endswith("-disconnection"):
+        clearing, looking = looking, clearing
+    tunnel = deployment.one("ZeroTrustTunnelCloudflared")
     group = deployment.one("RegionInstanceGroupManager")
     by_urn = {item.urn: item for item in deployment.resources}
 
@@ -295,8 +294,8 @@ def test_machines_go_before_the_tunnel_that_they_hold_open(deploy: Deploy) -> No
         )
 
     assert reaches(group, clearing.urn)
-    assert reaches(clearing, deployment.one("ZeroTrustTunnelCloudflared").urn)
-    assert reaches(deployment.one("ZeroTrustTunnelCloudflared"), looking.urn)
+    assert reaches(clearing, tunnel.urn)
+    assert reaches(tunnel, looking.urn)
     for command in (clearing, looking):
         assert command.inputs["environment"] == MASKED
         assert command.received["environment"]["CLOUDFLARE_API_TOKEN"] == API_TOKEN

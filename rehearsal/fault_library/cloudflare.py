@@ -10,6 +10,8 @@ IN_USE = (
     "https://developers.cloudflare.com/cloudflare-one/connections/connect-networks/"
     "troubleshoot-tunnels/ and cloudflare/terraform-provider-cloudflare#5255 (error 1022)"
 )
+CONSUMER = "app"
+"""Of the stack `dev`."""
 LOOK_AGAIN = ("pulumi refresh --yes --skip-preview",)
 
 
@@ -22,7 +24,7 @@ def stranger_connects(scene: Scene) -> None:
 
 def revoke(scene: Scene) -> None:
     """Somebody deletes the consumer's service token in the dashboard."""
-    scene.remove(SERVICE_TOKEN, name=scene.find(SERVICE_TOKEN, name="llm-dev-app")["body"]["name"])
+    scene.remove(SERVICE_TOKEN, name=f"llm-{scene.stack}: {CONSUMER}")
 
 
 def look_again(scene: Scene) -> str:
