@@ -23,7 +23,7 @@ SERVICES = (
 
 
 class GoogleApisArgs(TypedDict):
-    project: str
+    project: pulumi.Input[str]
     build: bool
     """Whether images are built."""
 

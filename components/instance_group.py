@@ -100,6 +100,8 @@ class InstanceGroup(pulumi.ComponentResource):
                 opts=child,
             )
 
+        # Announced only once everything has begun that it is about.
+        zones = pulumi.Output.all(",".join(sorted(args["zones"])), place.project)
         outage = OUTAGE if args["replicas"] <= (len(args["zones"]) or ZONES_OF_A_GROUP) else ROLL
         announcements = [
             # Always there, so that a change to `replace` with machines out of date speaks, too.
@@ -108,7 +110,7 @@ class InstanceGroup(pulumi.ComponentResource):
                 outage if args["rollout"] == "replace" else None,
                 REVISION=args["revision"],
             ),
-            announce("move", MOVE, ZONES=",".join(sorted(args["zones"]))),
+            announce("move", MOVE, ZONES=zones.apply(lambda it: it[0])),
         ]
         group = compute.RegionInstanceGroupManager(
             f"{name}-group",

@@ -299,6 +299,7 @@ class Settings(BaseModel):
         Literal["chat/completions", "completions", "embeddings"],
         Rule("chat/completions, completions or embeddings", "embeddings"),
     ]
+    preflight: Annotated[bool, Rule("true or false", "true")]
     wait_until_ready: Annotated[bool, Rule("true or false", "true")]
     protect: Annotated[bool, Rule("true or false", "true")]
 
