@@ -17,6 +17,7 @@ from components.model_weights import ModelWeights
 from components.network import PrivateNetwork
 from components.ordering import after
 from components.place import Place
+from components.preflight import Preflight
 from components.public_hostname import PublicHostname
 from components.readiness import Readiness
 from components.serving import ServingArgs
@@ -27,13 +28,18 @@ from components.tunnel import Tunnel, cloudflared_image
 settings = Settings.load()
 name = f"llm-{settings.stack}"
 engine = engine_named(settings.engine)
-domain = settings.domain
 token = configured_secret("huggingFaceToken")
+api_token = pulumi.Config("cloudflare").require_secret("apiToken")
+project, domain = pulumi.Output.from_input(settings.project), settings.domain
 cost = bill(settings, secrets=1 if token is None else 2)
 pulumi.log.info(cost.sentence)
 
+if settings.preflight:
+    checked = Preflight(name, {"settings": settings, "api_token": api_token, "token": token})
+    project, domain = checked.project, domain._replace(account_id=checked.account_id)
+
 build = settings.weights == "image"
-apis = GoogleApis(name, {"project": settings.project, "services": called(build=build)})
+apis = GoogleApis(name, {"project": project, "services": called(build=build)})
 place = Place(apis.project, settings.region, labels={"llm-endpoint-stack": settings.stack})
 identity = MachineIdentity(name, {"place": place})
 network = PrivateNetwork(name, {"place": place})
@@ -44,7 +50,7 @@ tunnel = Tunnel(
     name,
     {
         "domain": domain,
-        "api_token": pulumi.Config("cloudflare").require_secret("apiToken"),
+        "api_token": api_token,
         "tunnel_name": network.name,
         "place": place,
         "connector": identity.member,

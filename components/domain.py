@@ -2,11 +2,13 @@
 
 from typing import NamedTuple
 
+import pulumi
+
 
 class Domain(NamedTuple):
     """What every resource of a stack on Cloudflare has in common."""
 
-    account_id: str
+    account_id: pulumi.Input[str]
     zone_id: str
     team_name: str
     """Of the account's Zero Trust organisation."""

@@ -93,6 +93,8 @@ class InstanceGroup(pulumi.ComponentResource):
             opts=child,
         )
 
+        # Announced only once everything has begun that it is about.
+        zones = pulumi.Output.all(",".join(sorted(args["zones"])), place.project)
         outage = OUTAGE if args["replicas"] <= (len(args["zones"]) or ZONES_OF_A_GROUP) else ROLL
         announcements = [
             # Always there, so that a change to `replace` with machines out of date speaks, too.
@@ -102,7 +104,7 @@ class InstanceGroup(pulumi.ComponentResource):
                 {"REVISION": args["revision"]},
                 child,
             ),
-            announcement(f"{name}-move", MOVE, {"ZONES": ",".join(sorted(args["zones"]))}, child),
+            announcement(f"{name}-move", MOVE, {"ZONES": zones.apply(lambda it: it[0])}, child),
         ]
         template = after(args["template"], admission, *announcements, *args["needs"])
         group = compute.RegionInstanceGroupManager(

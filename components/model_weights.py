@@ -111,6 +111,7 @@ class ModelWeights(pulumi.ComponentResource):
                     f"{name}-model",
                     create=".venv/bin/python -m scripts.find_model",
                     environment=source.environment
+                    | {"PROJECT": place.project}  # not before anything may be made in it
                     | ({"HF_TOKEN": token} if token is not None else {}),
                     opts=child,
                 )

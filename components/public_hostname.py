@@ -54,10 +54,12 @@ class PublicHostname(pulumi.ComponentResource):
             http_host_header=args["origin_host"],
         )
 
+        platform = pulumi.Output.all(args["platform"], domain.account_id)
         switch = announcement(
             f"{name}-switch",
             SWITCH,
-            {"PLATFORM": args["platform"]},
+            # Announced only once everything has begun that it is about.
+            {"PLATFORM": platform.apply(lambda it: it[0])},
             pulumi.ResourceOptions(parent=self),
         )
         origin = after(args["origin"], switch)

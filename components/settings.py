@@ -300,6 +300,7 @@ class Settings(BaseModel):
         Rule("chat/completions, completions or embeddings", "embeddings"),
     ]
     hours_per_day: Annotated[int, Field(ge=0, le=24), Rule("0 to 24 hours, as a whole number", 8)]
+    preflight: Annotated[bool, Rule("true or false", "true")]
     wait_until_ready: Annotated[bool, Rule("true or false", "true")]
     protect: Annotated[bool, Rule("true or false", "true")]
 

@@ -21,9 +21,12 @@ from rehearsal.errors import RehearsalError
 from rehearsal.progress import Progress
 from rehearsal.timeline import Event
 from rehearsal.world import CREDENTIALS, Accounts, client_environment, without_proxies
+from scripts.checks.google import ASKED
 
 ROOT = Path(__file__).parent.parent
 PASSPHRASE = "rehearsal"  # noqa: S105 - protects throw-away state from nobody
+ASKED_BEFORE = [f"{name}.googleapis.com" for name in ASKED]
+"""APIs that somebody has switched on before a stack comes up whose preflight asks them."""
 START_DEADLINE_S = 30.0
 STOP_DEADLINE_S = 15.0
 
@@ -339,9 +342,11 @@ class Session:
             return str(config.get(f"llm-endpoint:{name}", ""))
 
         project = str(config.get("gcp:project", ""))
+        asked = ASKED_BEFORE if config.get("llm-endpoint:preflight") else ()
         after = before.model_copy(
             update={
                 "google_refresh_tokens": before.google_refresh_tokens or [f"1//{_random(96)}"],
+                "google_apis": sorted({*before.google_apis, *asked}),
                 "projects": {project: str(10**11 + sum(project.encode()))} | before.projects,
                 "cloudflare_accounts": before.cloudflare_accounts
                 | {key("cloudflareAccountId"): key("accessTeamName")},

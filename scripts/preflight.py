@@ -1,6 +1,6 @@
 """Whether a stack will come up: all that Google, Cloudflare and the model's hub must grant it.
 
-    ./scripts/preflight [--stack NAME] [--json] [--strict] [--fix --email YOU@EXAMPLE.COM]
+    ./scripts/preflight [--stack NAME] [--brief | --json] [--strict] [--fix --email YOU@EXAMPLE.COM]
 
 It reads Pulumi.yaml and the stack's own file, and changes nothing. Google is asked as whoever is
 logged in (gcloud auth application-default login). Cloudflare's API token and the Hugging Face token
@@ -18,7 +18,9 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,28 +60,35 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     secrets = _secrets(asked.stack)
-    findings = _watched(check.run(checks(settings, secrets)), quiet=asked.json)
+    with checks(settings, secrets) as wanted:
+        findings = _watched(check.run(wanted), quiet=asked.json)
     if asked.json:
         print(json.dumps([_listed(finding) for finding in findings], indent=2))
     else:
-        print("\n".join(_page(settings.stack, findings)))
+        print("\n".join(_page(settings.stack, findings, brief=asked.brief)))
     if asked.fix:
         _fix(settings.project, findings, asked)
     bad = {"fails", "cannot know"} if asked.strict else {"fails"}
     return int(any(finding.verdict in bad for finding in findings))
 
 
-def checks(settings: Settings, secrets: Secrets) -> Iterator[Check]:
-    """Every check of a stack."""
-    clouds = Google(settings.project)
-    yield from google.checks(clouds, settings)
-    yield from quotas.checks(clouds, settings)
-    yield from cloudflare.checks(Cloudflare(secrets.cloudflare), settings)
-    if engine_named(settings.engine).SOURCE == "hub":
-        yield from hugging_face.checks(
-            Hub(settings.hugging_face_endpoint, secrets.hugging_face), settings
-        )
-    yield from registries.checks(settings)
+@contextmanager
+def checks(settings: Settings, secrets: Secrets) -> Generator[list[Check]]:
+    """Every check of a stack, while its connections are open."""
+    clouds, edge = Google(settings.project), Cloudflare(secrets.cloudflare)
+    hub = Hub(settings.hugging_face_endpoint, secrets.hugging_face)
+    from_hub = engine_named(settings.engine).SOURCE == "hub"
+    try:
+        yield [
+            *google.checks(clouds, settings),
+            *quotas.checks(clouds, settings),
+            *cloudflare.checks(edge, settings),
+            *(hugging_face.checks(hub, settings) if from_hub else ()),
+            *registries.checks(settings),
+        ]
+    finally:
+        clouds.close()
+        edge.close()
 
 
 def _arguments(arguments: list[str]) -> argparse.Namespace:
@@ -90,6 +99,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--stack", default="dev", metavar="NAME", help="the stack (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the list of findings as JSON")
+    parser.add_argument("--brief", action="store_true", help="print only what is not ok")
     parser.add_argument(
         "--strict", action="store_true", help="what cannot be known counts as a failure"
     )
@@ -154,7 +164,7 @@ def _output(process: subprocess.Popen[str]) -> str:
 
 
 def _watched(findings: Iterable[Finding], *, quiet: bool) -> list[Finding]:
-    """All findings, by name; meanwhile a line on stderr for each that is not ok."""
+    """All findings, by name; meanwhile, on a terminal, how far it is."""
     found: list[Finding] = []
     live = sys.stderr.isatty() and not quiet
     for finding in findings:
@@ -178,19 +188,16 @@ def _listed(finding: Finding) -> dict[str, object]:
     }
 
 
-def _page(stack: str, findings: list[Finding]) -> Iterator[str]:
+def _page(stack: str, findings: list[Finding], *, brief: bool) -> Iterator[str]:
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        if finding.verdict == "ok":
+        if finding.verdict == "ok" and not brief:
             yield f"ok           {finding.name:{width}}  {finding.detail}".rstrip()
     yield from told(findings)
-    counts = {verdict: 0 for verdict in ("ok", "fails", "cannot know")}
-    for finding in findings:
-        counts[finding.verdict] += 1
-    yield ""
+    counts = Counter(finding.verdict for finding in findings)
     yield (
-        f"Stack {stack}: {counts['ok']} ok, {counts['fails']} fail, {counts['cannot know']}"
-        " cannot be known."
+        f"Preflight of stack {stack}: {counts['ok']} ok, {counts['fails']} fail,"
+        f" {counts['cannot know']} cannot be known."
     )
 
 

@@ -290,6 +290,7 @@ wrong(
         "llm-endpoint:weights": "hub",
     }
     | CLOUD_RUN,
+    "16",
     "24 or more with weights 'hub'",
     set_to("memoryGib", 24),
 )

@@ -1,7 +1,6 @@
 """What Cloudflare must grant before a stack can come up: the token, the zone, names, Access."""
 
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
@@ -12,6 +11,7 @@ from urllib3.util import Retry
 
 from components.settings import Settings
 from scripts.checks.check import Check, FailsError, Shared, UnknownError
+from scripts.checks.sessions import Sessions
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class Cloudflare:
     def __init__(self, token: str) -> None:
         self._token = token
         self._shared = Shared()
-        self._threads = threading.local()
+        self._sessions = Sessions(self._session)
 
     def ask(
         self, path: str, method: str = "GET", parameters: Mapping[str, str | int] | None = None
@@ -82,7 +82,7 @@ class Cloudflare:
             )
         body: dict[str, Any] = {} if method == "GET" else {"json": {}}
         try:
-            answer = self._http().request(
+            answer = self._sessions.mine().request(
                 method, f"{API}/{path}", params=parameters, timeout=TIMEOUT, **body
             )
             envelope: Any = answer.json()
@@ -130,13 +130,15 @@ class Cloudflare:
             page += 1
         return found
 
-    def _http(self) -> requests.Session:
-        if not hasattr(self._threads, "http"):
-            http = requests.Session()
-            http.mount("https://", HTTPAdapter(max_retries=RETRIES))
-            http.headers["Authorization"] = f"Bearer {self._token}"
-            self._threads.http = http
-        return self._threads.http
+    def close(self) -> None:
+        """Close every connection."""
+        self._sessions.close()
+
+    def _session(self) -> requests.Session:
+        http = requests.Session()
+        http.mount("https://", HTTPAdapter(max_retries=RETRIES))
+        http.headers["Authorization"] = f"Bearer {self._token}"
+        return http
 
 
 def checks(cloudflare: Cloudflare, settings: Settings) -> Iterator[Check]:

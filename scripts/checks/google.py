@@ -1,6 +1,5 @@
 """What Google must grant before a stack can come up: access, payment, APIs, permissions, places."""
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from components.settings import Settings
 from scripts import google_api
 from scripts.checks import permissions
 from scripts.checks.check import Check, FailsError, Shared, UnknownError
+from scripts.checks.sessions import Sessions
 from scripts.google_api import GoogleError
 
 RETRIES = 2
@@ -42,7 +42,16 @@ class Google:
     def __init__(self, project: str) -> None:
         self.project = project
         self._shared = Shared()
-        self._threads = threading.local()
+        self._sessions = Sessions(self._session)
+
+    def _session(self) -> requests.Session:
+        http = google_api.session(RETRIES, self.credentials())
+        http.headers["X-Goog-User-Project"] = self.project
+        return http
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._sessions.close()
 
     def credentials(self) -> Credentials:
         """Whoever deploys, with a token that is good. Raises FailsError or UnknownError."""
@@ -77,16 +86,13 @@ class Google:
     ) -> Any:
         """The answer of GET, or with a body of POST. GoogleError when Google refuses."""
         try:
-            whose = self.credentials()
+            http = self._sessions.mine()
         except FailsError:
             because = "there is no login (see: Google: credentials)"
             raise UnknownError(because, google_api.LOG_IN) from None
-        if not hasattr(self._threads, "http"):
-            self._threads.http = google_api.session(RETRIES, whose)
-            self._threads.http.headers["X-Goog-User-Project"] = self.project
         url = f"{google_api.base(service)}/{path}"
         method = "GET" if body is None else "POST"
-        return google_api.call(self._threads.http, method, url, body=body, parameters=parameters)
+        return google_api.call(http, method, url, body=body, parameters=parameters)
 
     def get(self, service: str, path: str, **parameters: Any) -> Any:
         """The answer, shared by all who ask for the same. UnknownError when Google refuses."""
@@ -118,14 +124,13 @@ def known(ask: Callable[[], Any]) -> Any:
 
 
 def is_there(ask: Callable[[], Any]) -> bool:
-    """Whether Google has what is asked for. UnknownError when it says neither."""
+    """Whether Compute Engine has what is asked for. UnknownError when it says neither."""
     try:
-        ask()
+        return bool(ask()["selfLink"])
     except GoogleError as error:
         if error.status == 404 and error.reasons:  # else it is not Google that says so
             return False
         raise UnknownError(error.message, error.next_step) from None
-    return True
 
 
 def checks(google: Google, settings: Settings) -> Iterator[Check]:
@@ -223,7 +228,7 @@ def allowed(google: Google, settings: Settings) -> str:
         answer = known(
             lambda some=asked: google.ask("cloudresourcemanager", path, body={"permissions": some})
         )
-        held |= set(answer.get("permissions") or ())
+        held |= set(answer["permissions"])  # who may ask may do something
     if missing := [it for it in wanted if it not in held]:
         roles = permissions.roles_with(missing)
         shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if missing[4:] else "")

@@ -64,7 +64,7 @@ def checks(hub: Hub, settings: Settings) -> Iterator[Check]:
 def token(hub: Hub) -> str:
     """The hub knows the token."""
     status, _, found = hub.ask("api/whoami-v2")
-    if status in (401, 403) and "error" in found:
+    if status == 401 and isinstance(found["error"], str):
         raise FailsError(
             "the hub does not take it", f"make a new one ({TOKENS}), then: {SET_TOKEN}"
         )

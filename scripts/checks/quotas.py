@@ -46,6 +46,8 @@ class Need(NamedTuple):
     family: str = ""
     """GPU family, for the quota by family."""
     unit: str = ""
+    """What it is shown in, and how many of the quota's own are one of that."""
+    one: int = 1
 
     @property
     def id(self) -> str:
@@ -95,9 +97,9 @@ def _of_service(settings: Settings) -> Iterator[Need]:
     redundancy = "" if settings.zonal_redundancy else "NoZonalRedundancy"
     yield Need(f"{name}{redundancy}PerProjectRegion", instances * one, service=RUN)
     cpus = instances * service["cpus"] * 1000
-    yield Need("CpuAllocPerProjectRegion", cpus, service=RUN, unit=" milli-vCPU")
+    yield Need("CpuAllocPerProjectRegion", cpus, service=RUN, unit=" vCPU", one=1000)
     memory = instances * service["memory_gib"] * 2**30
-    yield Need("MemAllocPerProjectRegion", memory, service=RUN, unit=" bytes")
+    yield Need("MemAllocPerProjectRegion", memory, service=RUN, unit=" GiB", one=2**30)
     yield Need("CPUS_ALL_REGIONS", CONNECTOR_CPUS, everywhere=True)
     yield Need("CPUS", CONNECTOR_CPUS)
     if CONNECTOR.boot_disk_type in SSD_DISKS:
@@ -119,15 +121,17 @@ def granted(google: Google, settings: Settings, need: Need) -> str:
     if others + need.amount > limit:
         dimensions = {} if need.everywhere else {"region": settings.region}
         dimensions |= {"gpu_family": need.family} if need.family else {}
-        wanted = others + need.amount
-        taken = f", {others:g} of it taken" if others else ""
+        wanted = int(others) + need.amount
+        taken = f", {others / need.one:g} of it taken" if others else ""
+        most = f"{limit / need.one:g}{taken}"
         raise FailsError(
-            f"{need.amount}{need.unit} needed, the limit is {limit:g}{taken}",
+            f"{need.amount / need.one:g}{need.unit} needed, the limit is {most}",
             f"ask for {wanted} of {need.id}: ./scripts/preflight --stack {settings.stack} --fix, or"
             f" https://console.cloud.google.com/iam-admin/quotas?project={google.project}",
-            Increase(need.service, need.id, dimensions, int(wanted)),
+            Increase(need.service, need.id, dimensions, wanted),
         )
-    return f"{need.amount} of {limit:g}{need.unit}" + (f", {others:g} taken" if others else "")
+    taken = f", {others / need.one:g} taken" if others else ""
+    return f"{need.amount / need.one:g} of {limit / need.one:g}{need.unit}{taken}"
 
 
 def _state(google: Google, settings: Settings, need: Need) -> tuple[float, float, float]:
@@ -231,11 +235,11 @@ class Requests:
 
     def send(self) -> Iterator[str]:
         """Ask for all of it; what came of each."""
-        http = google_api.session()
-        http.headers["X-Goog-User-Project"] = self.project
         place = f"v1/projects/{self.project}/locations/global/quotaPreferences"
-        for increase, line in zip(self.increases, self.lines(), strict=True):
-            yield f"{line}: {self._ask(http, place, increase)}"
+        with google_api.session() as http:
+            http.headers["X-Goog-User-Project"] = self.project
+            for increase, line in zip(self.increases, self.lines(), strict=True):
+                yield f"{line}: {self._ask(http, place, increase)}"
 
     def _ask(self, http: requests.Session, place: str, wanted: Increase) -> str:
         name = "-".join(["preflight", wanted.quota, *wanted.dimensions.values(), str(wanted.value)])

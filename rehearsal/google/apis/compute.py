@@ -53,7 +53,9 @@ COLLECTIONS: dict[str, tuple[Collection, ...]] = {
     "instanceGroupManagers": (
         Collection((GROUP,), "regions", ("targetSize", "instanceGroup", "baseInstanceName")),
     ),
-    "instances": (Collection((INSTANCE,), "zones", ("status", "machineType", "labels")),),
+    "instances": (
+        Collection((INSTANCE,), "zones", ("status", "machineType", "labels", "scheduling")),
+    ),
     "disks": (Collection((), "zones"),),
 }
 
@@ -187,10 +189,13 @@ class Compute:
         return [it for it in rows if not place or _place(it) == place]
 
     def aggregated(self, call: Call, noun: str) -> Body:
-        """The same in all scopes at once, by scope."""
+        """The same in all scopes at once, by scope; `filter` may name a label."""
         found: dict[str, Body] = {}
+        label, _, value = call.query.get("filter", "").removeprefix("labels.").partition("=")
         for collection in COLLECTIONS[noun]:
             for row in self._rows(noun, collection, call.parts["project"]):
+                if label and row["labels"].get(label) != value:
+                    continue
                 scope = "/".join([collection.scope, *filter(None, [_place(row)])])
                 found.setdefault(scope, {noun: []})[noun].append(row)
         return {"kind": f"compute#{noun.removesuffix('s')}AggregatedList", "items": found}
@@ -202,7 +207,7 @@ class Compute:
                 _boot_disk(row) for row in store.all(INSTANCE).values() if row["project"] == owner
             ]
         return [
-            _shown(noun, id, row, collection.shown)
+            _shown(noun, id, row, collection.shown) | (_parts(row) if noun == "instances" else {})
             for type in collection.types
             for id, row in store.all(type).items()
             if row["project"] == owner
@@ -233,6 +238,16 @@ def _shown(noun: str, id: str, row: Body, more: tuple[str, ...]) -> Body:
         **links,
         **{key: row[key] for key in more if row.get(key) is not None},
     }
+
+
+def _parts(row: Body) -> Body:
+    """Disks of an instance, and GPUs that are attached to it."""
+    gpu: Body = row["gpu"] or {}
+    machines = catalogue.machines(gpu["type"]) if gpu else ()
+    attached = any(it.attached for it in machines)
+    kind = {"acceleratorType": gpu.get("type"), "acceleratorCount": gpu.get("count")}
+    disk = {"boot": True, "deviceName": row["name"], "diskSizeGb": str(row["bootDiskGb"])}
+    return {"disks": [disk], **({"guestAccelerators": [kind]} if attached else {})}
 
 
 def _boot_disk(row: Body) -> Body:

@@ -1,0 +1,50 @@
+"""The gate before everything: nothing is created until all that a stack needs is granted."""
+
+from typing import TypedDict
+
+import pulumi
+from pulumi_command import local
+
+from components.ordering import after
+from components.settings import Settings
+
+
+class PreflightArgs(TypedDict):
+    settings: Settings
+    api_token: pulumi.Input[str]
+    """Cloudflare's. Must be marked secret."""
+    token: pulumi.Input[str] | None
+    """The Hugging Face hub's. Must be marked secret."""
+
+
+class Preflight(pulumi.ComponentResource):
+    """Runs scripts/preflight when the stack is new, and again when a setting or a token changes.
+
+    Project and account are what every other resource begins with: to take them from here is to
+    wait for the checks.
+    """
+
+    project: pulumi.Output[str]
+    account_id: pulumi.Output[str]
+    """Cloudflare's."""
+
+    def __init__(
+        self, name: str, args: PreflightArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("llm-endpoint:index:Preflight", name, {}, opts)
+        settings = args["settings"]
+
+        checks = local.Command(
+            f"{name}-checks",
+            create=".venv/bin/python -m scripts.preflight --brief",
+            environment={
+                "PREFLIGHT_SETTINGS": settings.model_dump_json(),
+                "CLOUDFLARE_API_TOKEN": args["api_token"],
+                "HF_TOKEN": args["token"] or "",
+            },
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+
+        self.project = after(settings.project, checks)
+        self.account_id = after(settings.cloudflare_account_id, checks)
+        self.register_outputs({"project": self.project, "account_id": self.account_id})
