@@ -41,8 +41,9 @@ class Accounts(BaseModel):
     """What the person's Application Default Credentials hold."""
     google_roles: list[str] = ["roles/owner"]
     """The person's roles in their projects."""
-    google_apis: list[str] = []
-    """APIs (`compute.googleapis.com`) that somebody has switched on in the projects by hand."""
+    google_apis: list[str] = ["serviceusage.googleapis.com"]
+    """APIs that are on in the projects before the first `up`: this one is in every new project
+    (docs.cloud.google.com/service-usage/docs/enabled-service), others were switched on by hand."""
     unbilled_projects: list[str] = []
     """Projects that no billing account pays for."""
     quotas: dict[str, int] = {}

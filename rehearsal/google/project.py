@@ -23,9 +23,6 @@ TITLES = {
 OTHERS = "iap monitoring oslogin cloudscheduler storage iamcredentials pubsub"
 KNOWN = TITLES.keys() | {f"{name}.googleapis.com" for name in OTHERS.split()}
 """The APIs that exist."""
-FROM_THE_START = frozenset({"serviceusage.googleapis.com"})
-"""What is on in every project
-(docs.cloud.google.com/service-usage/docs/enabled-service, "Services enabled by default")."""
 BILLED = frozenset(
     f"{name}.googleapis.com"
     for name in ("artifactregistry", "cloudbuild", "compute", "run", "secretmanager")
@@ -36,7 +33,7 @@ BILLED = frozenset(
 def enabled(world: World, project: str, api: str) -> bool:
     """Whether an API (`compute.googleapis.com`) is on in a project."""
     on = world.store.get(SERVICE, f"{project}/{api}") is not None
-    return on or api in FROM_THE_START or api in world.accounts.google_apis
+    return on or api in world.accounts.google_apis
 
 
 def disabled(api: str, number: str) -> str:
