@@ -122,7 +122,7 @@ def _boot_nothing(folder: str) -> None:
     guest: keeper.Guest = {
         **{"folder": folder, "name": "probe", "internal_ip": "10.0.0.2", "ca": "/dev/null"},
         **{"hosts": {}, "commands": {}, "binds": [], "world": "/nonexistent"},
-        **{"python": "/bin/true", "init": ""},
+        **{"python": "/bin/true", "init": "", "uptime_s": 0.0},
     }
     keeper.enter_namespaces()
     keeper.bring_up_network([keeper.METADATA_ADDRESS])

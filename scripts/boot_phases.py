@@ -56,18 +56,15 @@ def parse(text: str) -> list[Phase]:
 
 def doing(phases: Iterable[Phase]) -> str:
     """What a machine is at, in words; empty where it has not reported yet."""
-    known = list(phases)
-    broken = [_words(phase, "cannot go on: it failed at: ") for phase in known if _broken(phase)]
-    running = [_words(phase) for phase in known if phase.seconds is None and phase.name != "prune"]
+    known = [phase for phase in phases if phase.name != "prune"]  # for which nothing waits
+    failed = (phase for phase in known if phase.status == "failed")
+    broken = [_words(phase, "cannot go on: it failed at: ") for phase in failed]
+    running = [_words(phase) for phase in known if phase.seconds is None]
     if broken or running:
         return ", ".join([*broken, *running])
     if any(phase.name == "engine-ready" for phase in known):
         return ANSWERS
     return _words(known[-1]) if known else ""
-
-
-def _broken(phase: Phase) -> bool:
-    return phase.status == "failed" and phase.name != "prune"
 
 
 def _words(phase: Phase, before: str = "") -> str:
