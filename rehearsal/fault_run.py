@@ -64,6 +64,8 @@ class FaultRun:
         self._scene = Scene(home, stack)
         self._standing = False
         self._all_there = False
+        self.lost = False
+        """Whether a promise was not kept, so that the world is not what the next fault expects."""
 
     def close(self) -> None:
         """End the world; its logs outlive it."""
@@ -87,8 +89,7 @@ class FaultRun:
             finding.watch = watcher.close()
         finding.broken += [f"a stranger got in: {it}" for it in finding.watch.let_in[:3]]
         finding.broken += scene.leaks()
-        if not finding.ok:
-            self._down(finding)
+        self.lost = not finding.ok
         return finding
 
     def _play(self, fault: Fault, finding: Finding) -> None:
@@ -252,7 +253,7 @@ def play(faults: Iterable[Fault], progress: Progress, worlds: int = WORLDS) -> l
                         finding = run.play(fault)
                         findings.append(finding)
                         progress.line(line(finding, time.monotonic() - start))
-                        fault = next_of(fault.stack)
+                        fault = None if run.lost else next_of(fault.stack)
                 finally:
                     run.close()
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -183,13 +184,29 @@ class Pulumi:
     def __init__(self, stack: str | None) -> None:
         self._stack = ["--stack", stack] if stack else []
 
-    def __call__(self, *arguments: str, stdin: str | None = None) -> str:
+    def __call__(self, *arguments: str, stdin: str | None = None, stackless: bool = False) -> str:
         """What a command prints. Exits with its words when it fails."""
-        command = ["pulumi", *arguments, *self._stack, "--non-interactive"]
+        stack = [] if stackless else self._stack
+        command = ["pulumi", *arguments, *stack, "--non-interactive"]
         run = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)  # noqa: S603
         if run.returncode:
             sys.exit(f"{' '.join(command)}\n{run.stdout}{run.stderr}".rstrip())
         return run.stdout
+
+
+def drop_torn(backend: str) -> Iterator[Path]:
+    """Remove what a process that was killed has written half into a backend of files.
+
+    The state itself is replaced in one piece; the file with its attributes beside it is not
+    (gocloud.dev, blob/fileblob), and an empty one keeps Pulumi from reading the state: "failed to
+    load checkpoint: EOF". Without one it does read it.
+    """
+    if backend.startswith("file://"):
+        folder = Path(backend.removeprefix("file://").partition("?")[0]).expanduser()
+        for path in sorted((folder / ".pulumi").rglob("*.attrs")):
+            if path.stat().st_size == 0:
+                path.unlink()
+                yield path
 
 
 def pending(state: Resource) -> Iterator[Resource]:
@@ -211,6 +228,8 @@ def main() -> int:
     parser.add_argument("--stack", help="the stack (default: the selected one)")
     asked = parser.parse_args()
     pulumi = Pulumi(asked.stack)
+    for path in drop_torn(json.loads(pulumi("whoami", "--json", stackless=True)).get("url", "")):
+        print(f"{path}: was not written to its end, and is not needed")
     pulumi("cancel", "--yes")
     state: Resource = json.loads(pulumi("stack", "export"))
     known = frozenset(str(it.get("id", "")) for it in resources_of(state))

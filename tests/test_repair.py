@@ -1,12 +1,22 @@
 """What becomes of what was being created when the CLI was killed."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from scripts.repair import IDS, LISTS, MADE_AGAIN, UnknownError, find, pending, repaired
+from scripts.repair import (
+    IDS,
+    LISTS,
+    MADE_AGAIN,
+    UnknownError,
+    drop_torn,
+    find,
+    pending,
+    repaired,
+)
 from tests.conftest import ROOT
 
 STACK = "urn:pulumi:dev::llm-endpoint::llm-endpoint:index:Tunnel"
@@ -111,3 +121,16 @@ def test_an_update_that_was_under_way_is_pulumis_own_matter() -> None:
     operation = {"type": "updating", "resource": resource(NETWORK, "llm-dev-vpc")}
     assert list(pending({"deployment": {"pending_operations": [operation]}})) == []
     assert json.dumps(repaired({"deployment": {"pending_operations": [operation]}}, []))
+
+
+def test_a_torn_file_of_a_backend_of_files_is_dropped(tmp_path: Path) -> None:
+    """Only one that is empty, and only there: "failed to load checkpoint: EOF" otherwise."""
+    folder = tmp_path / ".pulumi" / "stacks" / "llm-endpoint"
+    folder.mkdir(parents=True)
+    torn, whole = folder / "dev.json.attrs", folder / "prod.json.attrs"
+    torn.touch()
+    whole.write_text("{}")
+
+    assert [*drop_torn("https://api.pulumi.com")] == []
+    assert [*drop_torn(f"file://{tmp_path}?no_tmp_dir=true")] == [torn]
+    assert (torn.exists(), whole.exists()) == (False, True)
