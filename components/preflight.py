@@ -8,6 +8,19 @@ from pulumi_command import local
 from components.ordering import after
 from components.settings import Settings
 
+CHECKED = frozenset(
+    {
+        *("stack", "project", "region", "platform", "engine", "engine_version", "model"),
+        *("model_revision", "weights", "hugging_face_endpoint", "gpu", "gpu_count"),
+        *("machine_type", "provisioning", "zones", "replicas", "boot_image", "boot_disk_gb"),
+        *("cpus", "memory_gib", "max_instances", "zonal_redundancy", "cloudflared_version"),
+        *("hostname", "cloudflare_account_id", "cloudflare_zone_id", "cloudflare_zone_name"),
+        *("access_team_name", "consumers"),
+    }
+)
+"""The settings that the checks look at: a change of another one, such as the end of `protect`, must
+not have to wait for them."""
+
 
 class PreflightArgs(TypedDict):
     settings: Settings
@@ -18,7 +31,8 @@ class PreflightArgs(TypedDict):
 
 
 class Preflight(pulumi.ComponentResource):
-    """Runs scripts/preflight when the stack is new, and again when a setting or a token changes.
+    """Runs scripts/preflight when the stack is new, and again when a token changes or a setting
+    that it looks at.
 
     Project and account are what every other resource begins with: to take them from here is to
     wait for the checks.
@@ -35,10 +49,10 @@ class Preflight(pulumi.ComponentResource):
         settings = args["settings"]
 
         checks = local.Command(
-            f"{name}-checks",
+            f"{name}-preflight",
             create=".venv/bin/python -m scripts.preflight --brief",
             environment={
-                "PREFLIGHT_SETTINGS": settings.model_dump_json(),
+                "PREFLIGHT_SETTINGS": settings.model_dump_json(include=set(CHECKED)),
                 "CLOUDFLARE_API_TOKEN": args["api_token"],
                 "HF_TOKEN": args["token"] or "",
             },

@@ -167,9 +167,10 @@ async def _serve(world: World) -> None:
     internet.site = spoilable
     for host, handler in sites.items():
         internet.site(host, handler)
-    Edge(world, internet)
+    edge = Edge(world, internet)
     print(await internet.start_proxy(), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    await edge.close()
 
 
 async def _spoilt(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import requests
 
+from components.preflight import CHECKED
 from rehearsal.cloudflare import APPLICATION, DNS_RECORD, SERVICE_TOKEN, TUNNEL
 from rehearsal.google.apis.cloud_quotas import PREFERENCE
 from rehearsal.google.identity import ROLES
@@ -830,7 +831,7 @@ def test_each_role_has_what_it_is_listed_for() -> None:
 def test_everything_waits_for_the_preflight(deploy: Deploy) -> None:
     """No resource of either cloud is begun before it has passed, and no script is run."""
     stack = deploy("prod")
-    gate = next(it for it in stack.resources if it.name.endswith("-checks"))
+    gate = next(it for it in stack.resources if it.name.endswith("-preflight"))
 
     for resource in stack.resources:
         if resource is not gate and not resource.type.startswith("llm-endpoint:"):
@@ -841,19 +842,28 @@ def test_a_stack_without_the_gate_has_none_of_it(deploy: Deploy) -> None:
     """And creates the same resources otherwise."""
     without_gate = deploy("prod", {"llm-endpoint:preflight": "false"}).resources
 
-    names = {it.name for it in deploy("prod").resources}
-    assert names - {it.name for it in without_gate} == {"llm-prod", "llm-prod-checks"} - {
-        it.name for it in without_gate
-    }
+    names = {it.name for it in without_gate}
+    more = [it.name for it in deploy("prod").resources if it.name not in names]
+    assert more == ["llm-prod-preflight"]
+
+
+def test_the_gate_runs_again_for_what_it_looks_at_only(deploy: Deploy) -> None:
+    """The end of protection must not wait for it; a new host name must."""
+
+    def given(**changes: str) -> Any:
+        keys = {f"llm-endpoint:{key}": value for key, value in changes.items()}
+        found = deploy("prod", keys).resources
+        return next(it.received for it in found if it.name.endswith("-preflight"))
+
+    assert given(protect="false", maxModelLen="2048") == given()
+    assert given(hostname="other.example.com") != given()
 
 
 def test_the_gate_has_its_secrets_in_the_environment_only(deploy: Deploy) -> None:
     """Encrypted in the state; the command line and the settings have none."""
-    gate = next(it for it in deploy("prod").resources if it.name.endswith("-checks"))
+    gate = next(it for it in deploy("prod").resources if it.name.endswith("-preflight"))
 
-    assert gate.inputs["environment"] == "[secret]" or {
-        gate.inputs["environment"]["CLOUDFLARE_API_TOKEN"],
-    } == {"[secret]"}
+    assert gate.inputs["environment"] == "[secret]"
     assert API_TOKEN not in gate.inputs["create"]
 
 
@@ -868,9 +878,13 @@ def test_the_gates_command_fails_and_says_why(
     here.own(**it.accounts)
     it.arrange(here)
     settings = settings_of(it.stack, it.config)
-    monkeypatch.setenv("PREFLIGHT_SETTINGS", settings.model_dump_json())
+    chosen = settings.model_dump_json(include=set(CHECKED))
+    monkeypatch.setenv("PREFLIGHT_SETTINGS", chosen)
     monkeypatch.setenv("CLOUDFLARE_API_TOKEN", it.secrets.cloudflare)
     monkeypatch.setenv("HF_TOKEN", it.secrets.hugging_face)
 
-    assert preflight.main(["--brief"]) == 1
-    assert f"fails        {it.check}\n" in capsys.readouterr().out
+    whole = here.look(it.stack, it.config, it.secrets)
+    assert preflight.main(["--json"]) == 1
+    told = {each["check"]: each["verdict"] for each in json.loads(capsys.readouterr().out)}
+    assert told == {name: finding.verdict for name, finding in whole.items()}
+    assert told[it.check] == "fails"

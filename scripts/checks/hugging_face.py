@@ -81,14 +81,14 @@ def _about(hub: Hub, settings: Settings) -> dict[str, Any]:
 
 
 def _answer(hub: Hub, settings: Settings) -> tuple[int, str, Any]:
-    revision = settings.model_source.revision
+    revision = settings.model_revision or "main"
     return hub.ask(f"api/models/{settings.model}/revision/{revision}?blobs=true")
 
 
 def model(hub: Hub, settings: Settings) -> str:
     """The model is there, at its revision."""
     status, code, found = _answer(hub, settings)
-    name, revision = settings.model, settings.model_source.revision
+    name, revision = settings.model, settings.model_revision or "main"
     if code == "RevisionNotFound":
         raise FailsError(
             f"{name} has no revision {revision}",
@@ -112,7 +112,7 @@ def licence(hub: Hub, settings: Settings) -> str:
     about = _about(hub, settings)
     if not about["gated"]:
         return "open"
-    revision = settings.model_source.revision
+    revision = settings.model_revision or "main"
     status, code, _ = hub.ask(f"{settings.model}/resolve/{revision}/{hugging_face.CONFIG}")
     page = f"{hub.address}/{settings.model}"
     if code == "GatedRepo":

@@ -91,14 +91,14 @@ def _of_machines(settings: Settings) -> Iterator[Need]:
 
 
 def _of_service(settings: Settings) -> Iterator[Need]:
-    service = settings.service
-    instances = service["max_instances"] + ROLLOUT
+    least_cpus, least_gib = catalogue.gpu(settings.gpu).cloud_run or (0, 0)
+    instances = settings.max_instances + ROLLOUT
     name, one = CLOUD_RUN[settings.gpu]
     redundancy = "" if settings.zonal_redundancy else "NoZonalRedundancy"
     yield Need(f"{name}{redundancy}PerProjectRegion", instances * one, service=RUN)
-    cpus = instances * service["cpus"] * 1000
+    cpus = instances * (settings.cpus or least_cpus) * 1000
     yield Need("CpuAllocPerProjectRegion", cpus, service=RUN, unit=" vCPU", one=1000)
-    memory = instances * service["memory_gib"] * 2**30
+    memory = instances * (settings.memory_gib or least_gib) * 2**30
     yield Need("MemAllocPerProjectRegion", memory, service=RUN, unit=" GiB", one=2**30)
     yield Need("CPUS_ALL_REGIONS", CONNECTOR_CPUS, everywhere=True)
     yield Need("CPUS", CONNECTOR_CPUS)
@@ -126,7 +126,8 @@ def granted(google: Google, settings: Settings, need: Need) -> str:
         most = f"{limit / need.one:g}{taken}"
         raise FailsError(
             f"{need.amount / need.one:g}{need.unit} needed, the limit is {most}",
-            f"ask for {wanted} of {need.id}: ./scripts/preflight --stack {settings.stack} --fix, or"
+            f"ask for {wanted} of {need.id}: ./scripts/preflight --stack {settings.stack} --fix"
+            " --email YOU@EXAMPLE.COM, or"
             f" https://console.cloud.google.com/iam-admin/quotas?project={google.project}",
             Increase(need.service, need.id, dimensions, wanted),
         )
