@@ -84,7 +84,9 @@ class Tunnel(pulumi.ComponentResource):
             opts=child,
         )
 
-        self.id = pulumi.Output.all(tunnel.id, tunnel.deleted_at).apply(lambda it: alive(*it))
+        # To a preview an output that is absent counts as unknown, and the id would with it.
+        seen = pulumi.Output.all(tunnel.id, tunnel.deleted_at).apply(lambda it: alive(*it))
+        self.id = tunnel.id if pulumi.runtime.is_dry_run() else seen
         self.token_version = after(stored.version, disconnection)
         self.register_outputs({"id": self.id, "token_version": self.token_version})
 
