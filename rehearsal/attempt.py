@@ -5,7 +5,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 from rehearsal import engine_run
@@ -34,14 +33,13 @@ class Attempt:
             command += ["--color", "never"]
         with log.open("w") as output:
             self._process = subprocess.Popen(
-                command,
+                [*engine_run.dying_with_us(signal.SIGINT), *command],
                 cwd=cwd,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=partial(engine_run.die_with_parent, os.getpid(), signal.SIGINT),
             )
 
     def wait(self, limit_s: float) -> "Attempt":

@@ -16,7 +16,6 @@ from typing import Any
 from rehearsal import console, hub, providers
 from rehearsal.cloudflare.edge import Edge
 from rehearsal.docker_hub import DockerHub
-from rehearsal.engine_run import PR_SET_PDEATHSIG
 from rehearsal.google import apis, cloud_build, cloud_logging, oauth2, storage
 from rehearsal.google.cloud_build import CloudBuild
 from rehearsal.google.cloud_logging import CloudLogging
@@ -99,7 +98,7 @@ async def run(world: World, clock: float = 1.0) -> None:
 
 def _outlive_parent() -> None:
     """The rehearsal that started these clouds leaves them up: no longer die with it."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
+    ctypes.CDLL(None).prctl(1, 0)  # PR_SET_PDEATHSIG: none
 
 
 async def _same_port(start: Any, port: int) -> int:

@@ -1,6 +1,5 @@
 """One run of the Pulumi CLI: its output in a log file, its events as they happen."""
 
-import ctypes
 import errno
 import json
 import os
@@ -10,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,6 @@ from rehearsal.progress import Progress
 LONG_RUNNING = ("up", "preview", "refresh", "destroy")
 INTERRUPT_GRACE_S = 10.0
 LOW_DISK_MIB = 4
-PR_SET_PDEATHSIG = 1
-
-_libc = ctypes.CDLL(None)
 
 
 @dataclass
@@ -60,7 +55,7 @@ def run(
     time to stop by itself; then it is killed. It never outlives this process.
     """
     events = log.with_suffix(".events")
-    command = ["pulumi", *arguments, "--non-interactive"]
+    command = [*dying_with_us(signal.SIGINT), "pulumi", *arguments, "--non-interactive"]
     if arguments[0] in LONG_RUNNING:
         command += ["--color", "never", "--event-log", str(events)]
     with log.open("w") as output:
@@ -73,7 +68,6 @@ def run(
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGINT),
         )
     try:
         if stdin is not None and process.stdin is not None:
@@ -150,8 +144,9 @@ def _interrupt(process: "subprocess.Popen[str]") -> None:
         process.wait()
 
 
-def die_with_parent(parent: int, number: signal.Signals) -> None:
-    """In a new child: get this signal when the parent ends, however it ends."""
-    _libc.prctl(PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:
-        os._exit(1)
+def dying_with_us(number: signal.Signals) -> list[str]:
+    """Before a command: it gets this signal when the thread that starts it ends, however it ends.
+
+    Not `preexec_fn`: that forks, which the locks of a process with many threads may not outlive.
+    """
+    return ["setpriv", "--pdeathsig", number.name.removeprefix("SIG"), "--"]

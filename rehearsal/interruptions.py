@@ -58,6 +58,9 @@ def interrupt(
     scene.set(f"late-{doing}-{type}")
     running = scene.start(verb, "--yes", "--skip-preview")
     while running.running and f":{type} {name} {done}" not in running.text:
+        if time.monotonic() - running.began > LIMIT_S:
+            running.kill()
+            raise RehearsalError(f"{verb} did not reach {name} within {LIMIT_S:g} s")
         time.sleep(POLL_S)
     if not running.running:
         raise RehearsalError(f"{verb} ended before {name} was reached")

@@ -17,7 +17,7 @@ DISK_GIB = 2.0
 """Free space wanted: logs, state and what simulated machines write (they write to memory)."""
 PROBE_TIMEOUT_S = 30.0
 
-COMMANDS = {"bash": "bash", "curl": "curl"}
+COMMANDS = {"bash": "bash", "curl": "curl", "setpriv": "util-linux"}
 """What guests and checks run of this machine, and the package that has it."""
 
 FORBIDDING = (

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,7 @@ class Session:
         command += ["--gguf", str(gguf)] if gguf else []
         with (self.world / "daemon.log").open("a") as log:
             self._process = process = subprocess.Popen(
-                command,
+                [*engine_run.dying_with_us(signal.SIGTERM), *command],
                 cwd=ROOT,
                 # It talks to nobody but this machine, which a proxy would keep it from.
                 env=without_proxies(os.environ),
@@ -99,7 +98,6 @@ class Session:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=partial(engine_run.die_with_parent, os.getpid(), signal.SIGTERM),
             )
         deadline = time.monotonic() + START_DEADLINE_S
         while self.daemon is None:

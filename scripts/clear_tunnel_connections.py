@@ -9,6 +9,7 @@ environment; components/tunnel.py sets it. Exits 1 when connections remain.
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import requests
@@ -71,12 +72,12 @@ def clear(http: requests.Session, account: str, tunnel: str) -> str:
     )
 
 
-def main() -> int:
-    """Clear, and tell."""
+def run(work: Callable[[requests.Session], str]) -> int:
+    """Do a piece of work with the API token from the environment, and tell; the exit status."""
     with requests.Session() as http:
         http.headers["Authorization"] = f"Bearer {os.environ['CLOUDFLARE_API_TOKEN']}"
         try:
-            print(clear(http, os.environ["CLOUDFLARE_ACCOUNT_ID"], os.environ["TUNNEL_ID"]))
+            print(work(http))
         except CloudflareError as error:
             print(error, file=sys.stderr)
             return 1
@@ -84,4 +85,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    account, tunnel = os.environ["CLOUDFLARE_ACCOUNT_ID"], os.environ["TUNNEL_ID"]
+    sys.exit(run(lambda http: clear(http, account, tunnel)))

@@ -12,7 +12,14 @@ from typing import Any
 
 import requests
 
-from scripts.clear_tunnel_connections import API, ATTEMPTS, PAUSE_SECONDS, CloudflareError, call
+from scripts.clear_tunnel_connections import (
+    API,
+    ATTEMPTS,
+    PAUSE_SECONDS,
+    CloudflareError,
+    call,
+    run,
+)
 
 
 def confirm(http: requests.Session, account: str, name: str) -> str:
@@ -47,17 +54,6 @@ def confirm(http: requests.Session, account: str, name: str) -> str:
     )
 
 
-def main() -> int:
-    """Confirm, and tell."""
-    with requests.Session() as http:
-        http.headers["Authorization"] = f"Bearer {os.environ['CLOUDFLARE_API_TOKEN']}"
-        try:
-            print(confirm(http, os.environ["CLOUDFLARE_ACCOUNT_ID"], os.environ["TUNNEL_NAME"]))
-        except CloudflareError as error:
-            print(error, file=sys.stderr)
-            return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    account, tunnel = os.environ["CLOUDFLARE_ACCOUNT_ID"], os.environ["TUNNEL_NAME"]
+    sys.exit(run(lambda http: confirm(http, account, tunnel)))

@@ -116,12 +116,10 @@ def test_the_token_is_printed_nowhere(
 ) -> None:
     """Failing or not, the output names the tunnel and never the token."""
     monkeypatch.setenv("CLOUDFLARE_API_TOKEN", "planted-token")
-    monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", ACCOUNT)
-    monkeypatch.setenv("TUNNEL_ID", TUNNEL)
     cloudflare = Cloudflare(connections=1, status=403)
     monkeypatch.setattr(clear_tunnel_connections.requests, "Session", lambda: cloudflare)
 
-    assert clear_tunnel_connections.main() == 1
+    assert clear_tunnel_connections.run(lambda http: clear(http, ACCOUNT, TUNNEL)) == 1
     out, err = capsys.readouterr()
     assert cloudflare.headers["Authorization"] == "Bearer planted-token"
     assert "refuses the API token" in err
