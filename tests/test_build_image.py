@@ -1,10 +1,12 @@
 """Images with a model in them: what is built, when, of what; and where the hub's token is not."""
 
 import json
+import os
 import re
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,15 @@ def ollama(project: Project) -> str:
 def running(project: Project, before: int) -> bool:
     """Whether a build beyond the first so many has begun to work."""
     return any(it["status"] == "WORKING" for it in project.builds()[before:])
+
+
+def downloads() -> Iterator[Path]:
+    """The processes, of all on this machine, that fetch weights for a build."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (path / "cmdline").read_bytes()
+            if b"huggingface_hub" in words and b"download" in words:
+                yield path
 
 
 # --- what is built, and when ----------------------------------------------------------------------
@@ -213,23 +224,21 @@ def test_the_token_is_in_no_list_of_processes_and_in_no_commands_environment(
 ) -> None:
     """While it is used, it is a file for the one command that mounts it."""
     process = project.start(**WITH_TOKEN | {"REVISION": "a" * 40})
-    downloads: set[str] = set()
+    seen: set[str] = set()
     while process.poll() is None:
         for path in Path("/proc").glob("[0-9]*"):
-            try:
-                words, environment = [(path / it).read_bytes() for it in ("cmdline", "environ")]
-            except OSError:
-                continue
-            assert HUB_TOKEN.encode() not in words
-            if b"huggingface_hub" in words and b"download" in words:
-                downloads.add(path.name)
-                assert HUB_TOKEN.encode() not in environment
+            with suppress(OSError):
+                assert HUB_TOKEN.encode() not in (path / "cmdline").read_bytes()
+        for path in downloads():
+            with suppress(OSError):
+                assert HUB_TOKEN.encode() not in (path / "environ").read_bytes()
+                seen.add(path.name)
         time.sleep(0.01)
 
     out, err = process.communicate()
 
     assert out.startswith(IMAGE), err
-    assert downloads
+    assert seen
 
 
 # --- interrupted, joined --------------------------------------------------------------------------
@@ -257,7 +266,10 @@ def test_a_build_that_runs_already_is_waited_for(project: Project) -> None:
     before = len(project.builds())
     order = {"MODEL": "Qwen/Qwen3-1.7B", "REVISION": "b" * 40}
     first = project.start(**order)
-    project.until(lambda: running(project, before))
+    held: list[int] = []
+    project.until(lambda: held.extend(int(it.name) for it in downloads()) or held)
+    for pid in held:
+        os.kill(pid, signal.SIGSTOP)
     second, third = project.start(**order), project.start(**order)
     assert third.stderr
     while "runs already" not in (line := third.stderr.readline()):
@@ -265,6 +277,8 @@ def test_a_build_that_runs_already_is_waited_for(project: Project) -> None:
 
     third.send_signal(signal.SIGINT)
     third.communicate(timeout=30)
+    for pid in held:
+        os.kill(pid, signal.SIGCONT)
 
     outputs = [process.communicate(timeout=60)[0] for process in (first, second)]
     assert outputs[0] == outputs[1] != ""
