@@ -18,7 +18,7 @@ from rehearsal.attempt import Attempt
 from rehearsal.errors import RehearsalError
 from rehearsal.fault_library.fault import Fault
 from rehearsal.progress import Progress
-from rehearsal.scene import LIMIT_S, Scene
+from rehearsal.scene import IMPATIENCE_MIN, LIMIT_S, PATIENCE_MIN, Scene
 from rehearsal.watcher import Watch, Watcher
 
 WORLDS = 2
@@ -165,7 +165,8 @@ class FaultRun:
             if seen:
                 finding.broken.append(f"it does not heal: {seen}")
             return
-        attempt = scene.destroy() if fault.when == "destroy" else scene.up()
+        patience = IMPATIENCE_MIN if fault.says else PATIENCE_MIN
+        attempt = scene.destroy() if fault.when == "destroy" else scene.up(patience)
         finding.known_s = attempt.seconds
         self._look(finding, attempt)
         finding.saw = told(attempt, fault.says)
