@@ -47,19 +47,29 @@ class Permission(NamedTuple):
 
     name: str
     scope: str
+    method: str
+    """The one with which this API changes such a thing; with another it refuses everybody."""
     path: str
 
 
 PERMISSIONS = (
-    Permission("Cloudflare Tunnel", "Account", f"accounts/{{account}}/cfd_tunnel/{NOBODY}"),
     Permission(
-        "Access: Apps and Policies", "Account", f"accounts/{{account}}/access/apps/{NOBODY}"
+        "Cloudflare Tunnel", "Account", "PATCH", f"accounts/{{account}}/cfd_tunnel/{NOBODY}"
     ),
     Permission(
-        "Access: Service Tokens", "Account", f"accounts/{{account}}/access/service_tokens/{NOBODY}"
+        "Access: Apps and Policies", "Account", "PUT", f"accounts/{{account}}/access/apps/{NOBODY}"
     ),
-    Permission("DNS", "Zone", f"zones/{{zone}}/dns_records/{NOTHING}"),
+    Permission(
+        "Access: Service Tokens",
+        "Account",
+        "PUT",
+        f"accounts/{{account}}/access/service_tokens/{NOBODY}",
+    ),
+    Permission("DNS", "Zone", "PATCH", f"zones/{{zone}}/dns_records/{NOTHING}"),
 )
+ASTRAY = frozenset({7000, 7003, 10000})
+"""Cloudflare's codes for a question that it turned away before anything was looked up: no such
+route, a method or a token that may not take it."""
 
 
 class Cloudflare:
@@ -166,8 +176,11 @@ def _token(cloudflare: Cloudflare, settings: Settings) -> str:
     if isinstance(answer, Refusal):  # a token may be an account's own, and no person's
         answer = cloudflare.ask(f"accounts/{settings.cloudflare_account_id}/tokens/verify")
     make = f"make a new one ({TOKENS}), then: pulumi config set --secret cloudflare:apiToken"
-    if isinstance(answer, Refusal):
+    if isinstance(answer, Refusal) and answer.status in (400, 401, 403):
         raise FailsError(f"Cloudflare does not know it: {answer.message} ({answer.code})", make)
+    if isinstance(answer, Refusal):
+        because = f"Cloudflare answers {answer.message} ({answer.code})"
+        raise UnknownError(because, f"look: {TOKENS}")
     state: dict[str, Any] = answer["result"]
     if state["status"] != "active":
         raise FailsError(f"it is {state['status']}", make)
@@ -184,18 +197,25 @@ def allowed(cloudflare: Cloudflare, settings: Settings, permission: Permission) 
     path = permission.path.format(
         account=settings.cloudflare_account_id, zone=settings.cloudflare_zone_id
     )
-    verb = "PATCH" if permission.scope == "Zone" else "PUT"
-    answer = cloudflare.ask(path, verb)
-    if not isinstance(answer, Refusal) or answer.status in (400, 404):
+    answer = cloudflare.ask(path, permission.method)
+    if not isinstance(answer, Refusal):
+        raise UnknownError("Cloudflare changed what does not exist", f"look: {TOKENS}")
+    if answer.status in (400, 404) and answer.code not in ASTRAY:
         return "yes"
+    grant = f"{permission.scope}: {permission.name}: Edit"
+    if answer.status == 405:
+        # Reported of tokens that may only read, and of some ids that do not exist.
+        raise UnknownError(
+            f"Cloudflare turns the question away: {answer.message} ({answer.code})",
+            f"see that it has {grant}: {TOKENS}",
+        )
     if answer.status in (401, 403):
         if _not_good(cloudflare, settings):
             because = "Cloudflare does not take the token (see: Cloudflare: token)"
             raise UnknownError(because, TOKENS)
         raise FailsError(
             f"it may not: {answer.message} ({answer.code})",
-            f"add {permission.scope}: {permission.name}: Edit to it, for this"
-            f" {permission.scope.lower()}: {TOKENS}",
+            f"add {grant} to it, for this {permission.scope.lower()}: {TOKENS}",
         )
     raise UnknownError(f"Cloudflare answers {answer.message} ({answer.code})", f"look: {TOKENS}")
 
