@@ -223,6 +223,27 @@ def test_a_token_is_one_more_secret(stacks: Path, capsys: pytest.CaptureFixture[
     assert line["quantity"] == 2
 
 
+def test_the_stack_file_is_where_pulumi_finds_it(
+    stacks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As in a rehearsal, whose stacks have files of their own; another stack's is not taken."""
+    (stacks / "Pulumi.mine.yaml").write_text(configuration_file("dev"))
+    (stacks / "Pulumi.other.yaml").write_text(configuration_file("dev"))
+    elsewhere = tmp_path / "kept" / "Pulumi.mine.yaml"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text(configuration_file("dev") + "  hoursPerDay: 8\n")
+    monkeypatch.setenv("PULUMI_OPTION_CONFIG_FILE", str(elsewhere))
+
+    def hours(stack: str) -> int:
+        assert cost.main(["--stack", stack, "--json"]) is None
+        return json.loads(capsys.readouterr().out)["hoursPerDay"]
+
+    assert (hours("mine"), hours("other")) == (8, 24)
+
+
 def configuration_file(stack: str) -> str:
     """A committed stack's file, from its `config:` on."""
     text = (Path(__file__).parents[1] / f"Pulumi.{stack}.yaml").read_text()
