@@ -33,6 +33,7 @@ NEXT_STEPS = {
     429: "try again in a minute, or ask for more quota: https://console.cloud.google.com/iam-admin/quotas",
 }
 """HTTP status -> what the person can do about it."""
+PAY = "link a billing account to the project: https://console.cloud.google.com/billing/projects"
 LATER = "try again: pulumi up"
 CHECK_NETWORK = "check the network of this machine, then try again"
 
@@ -138,6 +139,8 @@ def refusal(answer: requests.Response) -> GoogleError:
     next_step = NEXT_STEPS.get(answer.status_code, LATER)
     if reasons & {"accessNotConfigured", "SERVICE_DISABLED"}:
         next_step = f"gcloud services enable {_host(answer.url)}, then wait a minute"
+    if "BILLING_DISABLED" in reasons:
+        next_step = PAY
     known = frozenset(str(reason) for reason in reasons if reason)
     return GoogleError(message, answer.status_code, next_step, known)
 

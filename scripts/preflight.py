@@ -202,14 +202,28 @@ def _page(stack: str, findings: list[Finding], *, brief: bool) -> Iterator[str]:
 
 
 def told(findings: list[Finding]) -> Iterator[str]:
-    """Those that are not ok, with what to do."""
+    """Those that are not ok, with what to do; those of one cause together."""
     for verdict in ("cannot know", "fails"):
+        causes: dict[tuple[str, str], list[str]] = {}
         for finding in findings:
             if finding.verdict == verdict:
-                because = "because " if verdict == "cannot know" else ""
-                yield f"{verdict:11}  {finding.name}"
-                yield from _wrapped(f"{because}{finding.detail}")
-                yield from _wrapped(f"next: {finding.next_step}")
+                causes.setdefault((finding.detail, finding.next_step), []).append(finding.name)
+        for (detail, next_step), names in causes.items():
+            because = "because " if verdict == "cannot know" else ""
+            first, *more = _wrapped("; ".join(_short(names)))
+            yield f"{verdict:11}  {first.lstrip()}"
+            yield from more
+            yield from _wrapped(f"{because}{detail}")
+            yield from _wrapped(f"next: {next_step}")
+
+
+def _short(names: list[str]) -> Iterator[str]:
+    """Names of checks, with whose they are (`Google: `) where that changes only."""
+    last = ""
+    for name in names:
+        owner, _, rest = name.partition(": ")
+        yield rest if owner == last else name
+        last = owner
 
 
 def _wrapped(text: str) -> Iterator[str]:

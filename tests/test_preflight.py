@@ -217,7 +217,7 @@ SITUATIONS = (
     Situation(
         "somebody else has the quota that counts for want of one for Spot",
         f"{QUOTA} {SPOT_L4}, us-central1",
-        "1 needed, the limit is 1, 1 of it taken",
+        "1 needed, the limit is 1, 1 of it in use",
         {"quotas": {SPOT_L4: 0, L4: 1}, "quota_used": {L4: 1}},
     ),
     Situation(
@@ -815,6 +815,20 @@ def test_a_failure_is_status_1_with_what_to_do(here: Here) -> None:
     told = " ".join(done.stdout.split())
     assert "next: link one: https://console.cloud.google.com/billing/linkedaccount" in told
     assert "ok           " not in done.stdout
+
+
+def test_what_has_one_cause_is_told_once(here: Here) -> None:
+    """With nobody to pay, Compute Engine answers no question: one cause, one next step."""
+    here.own(unbilled_projects=[PROJECT])
+
+    told = " ".join(here.command("--brief").stdout.split())
+
+    assert (
+        "cannot know Google: Spot machines to be had; boot image; g2-standard-8 in us-cen" in told
+    )
+    assert told.count("because ") == 1
+    assert told.count("next: ") == 2
+    assert "next: link a billing account" in told
 
 
 def test_what_cannot_be_known_fails_only_where_asked(here: Here) -> None:

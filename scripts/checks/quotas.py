@@ -141,14 +141,14 @@ def granted(google: Google, settings: Settings, need: Need) -> str:
     if need.instead and not limit:
         return _granted_instead(google, settings, need, need.instead)
     if others + need.amount > limit:
-        taken = f", {others / need.one:g} of it taken" if others else ""
+        taken = f", {others / need.one:g} of it in use" if others else ""
         most = f"{limit / need.one:g}{taken}"
         short = f"{need.amount / need.one:g}{need.unit} needed, the limit is {most}"
         if need.doubtful:
             step = f"try it; where it does count: {_ask_for(google, settings, need, others)}"
             raise UnknownError(f"{short}; {need.doubtful}", step)
         raise _too_little(google, settings, need, short, others)
-    taken = f", {others / need.one:g} taken" if others else ""
+    taken = f", {others / need.one:g} in use" if others else ""
     return f"{need.amount / need.one:g} of {limit / need.one:g}{need.unit}{taken}"
 
 
