@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import os
-import signal
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from components import catalogue  # noqa: E402 (the path comes first)
 from components.catalogue import Price  # noqa: E402
 from components.models import Model, models  # noqa: E402
 from components.ways import Way, ways  # noqa: E402
-from scripts import hugging_face  # noqa: E402
+from scripts import command_line, hugging_face  # noqa: E402
 
 DAYS_A_MONTH = 365 / 12
 GIB = 2**30
@@ -320,12 +319,10 @@ def _nowhere(model: Model, every: list[Way], length: int, region: str | None) ->
     )
 
 
+def _told(arguments: list[str]) -> str | None:
+    outcome = main(arguments)
+    return outcome and textwrap.fill(outcome, 100, break_long_words=False, break_on_hyphens=False)
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no mistake
-    try:
-        outcome = main(sys.argv[1:])
-    except KeyboardInterrupt:
-        sys.exit(130)
-    if outcome:
-        outcome = textwrap.fill(outcome, 100, break_long_words=False, break_on_hyphens=False)
-    sys.exit(outcome)
+    command_line.run(_told)

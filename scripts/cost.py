@@ -8,7 +8,6 @@ components/prices.csv; ./scripts/refresh-prices brings them up to date.
 
 import argparse
 import json
-import signal
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from components import catalogue  # noqa: E402 (the path comes first)
 from components.bill import HOURS_A_MONTH, Bill, Line, bill  # noqa: E402
-from scripts import stack_file  # noqa: E402
+from scripts import command_line, stack_file  # noqa: E402
 
 OLD_DAYS = 90
 """A price that is older is said to be old."""
@@ -126,5 +125,4 @@ def _notes(found: Bill, today: date) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no mistake
-    sys.exit(main(sys.argv[1:]))
+    command_line.run(main)

@@ -2,9 +2,12 @@
 
 import json
 import re
+import socketserver
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -732,6 +735,45 @@ def test_without_a_network_nothing_is_known(here: Here, monkeypatch: pytest.Monk
 
     assert said(found, "cannot know") == sorted(found)
     assert "network" in found["Cloudflare: zone"].next_step
+
+
+@contextmanager
+def hanging_up() -> Generator[str]:
+    """A proxy, by its address, that answers everybody with a portal's page and hangs up."""
+
+    class Portal(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            page = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n{PORTAL}"
+            self.request.sendall(page.encode())
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Portal) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize("command", ["preflight --stack dev", "advise somebody/something-8B"])
+def test_a_connection_that_is_closed_while_we_write_is_told(here: Here, command: str) -> None:
+    """And does not end the command without a word, as SIGPIPE does."""
+    with hanging_up() as portal:
+        proxies = {name: portal for name in ("HTTPS_PROXY", "https_proxy")}
+        done = here.command(of=command, **proxies)
+
+    told = done.stdout + done.stderr
+    assert done.returncode in (0, 1), told
+    assert re.search("no answer from|does not answer as a site", told)
+
+
+def test_a_reader_who_leaves_is_no_mistake(here: Here) -> None:
+    """As in `./scripts/advise MODEL | head`: no traceback."""
+    script = "scripts/advise Qwen/Qwen3-8B | true; echo ${PIPESTATUS[0]}"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
+
+    assert done.stderr == ""
+    assert done.stdout.strip() in ("0", "141")
 
 
 def test_who_answers_too_late_is_not_waited_for(here: Here) -> None:
