@@ -65,7 +65,7 @@ class Bill:
 
     @property
     def usd_per_month_idle(self) -> float:
-        """While nothing serves: machines stopped (`replicas: 0`), the service asleep."""
+        """While nothing serves: the group at size 0, or the service asleep."""
         return HOURS_A_MONTH * sum(
             line.usd_per_hour for line in self.lines if line.billed == "always"
         )

@@ -62,7 +62,8 @@ def read(stack: str) -> Stack:
     own = _config(file)
     given = {
         name if ":" in name else f"{NAMESPACE}:{name}": value
-        for name, value in (*defaults.items(), *own.items())
+        # YAML takes 1 and yes for something else than text.
+        for name, value in ((str(key), value) for key, value in (*defaults.items(), *own.items()))
     }
     secret = {
         name for name, value in given.items() if isinstance(value, dict) and "secure" in value

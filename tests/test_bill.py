@@ -168,6 +168,12 @@ def test_the_stack_hands_its_cost_on(deploy: Deploy, stack: str) -> None:
 # --- ./scripts/cost -------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def _no_rehearsal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's shell says where the stacks' files lie."""
+    monkeypatch.delenv("PULUMI_OPTION_CONFIG_FILE", raising=False)
+
+
 @pytest.fixture
 def stacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which a person's stack files lie."""
@@ -257,6 +263,7 @@ def configuration_file(stack: str) -> str:
         ("config: [", "Pulumi.mine.yaml cannot be read"),
         ("just words", "is no stack's file"),
         ("config: [a, b]", "must list keys and values"),
+        ("config:\n  1: 2\n  yes: no\n", "llm-endpoint:1"),
         ("config:\n  gcp:project: example-project\n", "llm-endpoint:hostname: not set"),
         ("config:\n  gpu: nvidia-h1000\n", "'nvidia-h1000'"),
     ],
