@@ -115,7 +115,7 @@ def _notes(found: Bill, today: date) -> Iterator[str]:
     if found.elsewhere:
         yield f"*: the price in {catalogue.PRICE_REGION}; the region's own is not known."
     if found.unknown:
-        yield f"?: nobody publishes it: {', '.join(line.what for line in found.unknown)}."
+        yield f"?: its price is not known here: {', '.join(line.what for line in found.unknown)}."
     dates = sorted(line.price.date for line in found.lines if line.price)
     yield f"Prices of {dates[0]} to {dates[-1]}."
     if (today - date.fromisoformat(dates[0])).days > OLD_DAYS:

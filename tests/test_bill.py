@@ -113,6 +113,17 @@ def test_what_nobody_publishes_is_named_and_not_counted_as_nothing() -> None:
     assert "more than" in found.sentence
 
 
+@pytest.mark.parametrize(("gpu", "gib"), [("nvidia-a100-80gb", 375), ("nvidia-h100-80gb", 750)])
+def test_local_disks_that_come_with_a_machine_are_not_free(gpu: str, gib: int) -> None:
+    """Google bills them, and the machine's price is without them: what they cost is not known."""
+    found = billed("dev", gpu=gpu)
+
+    (line,) = (line for line in found.lines if "local SSD" in line.what)
+    assert (line.quantity, line.price, line.billed) == (gib, None, "serving")
+    assert line.what in found.card["notCounted"]
+    assert "more than" in found.sentence
+
+
 def test_weights_are_billed_where_they_lie() -> None:
     """In the bucket, in the image, or by NAT at each start."""
     bucket, image, hub = (billed("dev", weights=way) for way in ("bucket", "image", "hub"))
