@@ -131,8 +131,8 @@ def _settings(stack: str) -> Settings:
 def _secrets(stack: str) -> Secrets:
     """From the environment, or else from the stack's configuration; empty where neither has any."""
     wanted = {
-        "cloudflare:apiToken": os.environ.get("CLOUDFLARE_API_TOKEN", ""),
-        "llm-endpoint:huggingFaceToken": os.environ.get("HF_TOKEN", ""),
+        "cloudflare:apiToken": os.environ.get("CLOUDFLARE_API_TOKEN", "").strip(),
+        "llm-endpoint:huggingFaceToken": os.environ.get("HF_TOKEN", "").strip(),
     }
     if SETTINGS in os.environ or not shutil.which("pulumi"):
         return Secrets(*wanted.values())

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -358,6 +359,18 @@ SITUATIONS = (
         "Cloudflare: token",
         "make a new one",
         {"cloudflare_tokens": []},
+    ),
+    Situation(
+        "a token that was copied wrongly",
+        "Cloudflare: token",
+        "characters that no token has",
+        secrets=Secrets("half a token…", HUB_TOKEN),
+    ),
+    Situation(
+        "a hub's token that was copied wrongly",
+        "Hugging Face: token",
+        "characters that no token has",
+        secrets=Secrets(API_TOKEN, "hf_half a token"),
     ),
     Situation(
         "a token that has expired",
@@ -815,6 +828,32 @@ def test_a_token_that_may_not_look_is_no_failure(here: Here) -> None:
 
     assert said(found, "fails") == []
     assert said(found, "cannot know") == ["Cloudflare: Access team", "Cloudflare: zone"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "verdict", "says"),
+    [
+        ("REQUESTS_CA_BUNDLE", "/nonexistent", "cannot know", "REQUESTS_CA_BUNDLE"),
+        ("CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE", "nonsense", "cannot know", "is no address"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "[]", "fails", "no such file"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "{", "fails", "not a valid json file"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", '{"type": "authorized_user"}', "fails", "Failed to"),
+    ],
+)
+def test_an_environment_that_is_wrong_is_told(
+    here: Here, tmp_path: Path, variable: str, value: str, verdict: str, says: str
+) -> None:
+    """By its name, without a traceback, and no check is ok that has not asked."""
+    if variable == "GOOGLE_APPLICATION_CREDENTIALS":
+        file = tmp_path / "credentials.json"
+        file.write_text(value)
+        value = str(file)
+
+    done = here.command("--json", **{variable: value})
+
+    assert done.stderr == ""
+    found = [it for it in json.loads(done.stdout) if it["verdict"] == verdict]
+    assert any(says in f"{it['detail']} {it['next']}" for it in found), found
 
 
 def test_a_check_that_trips_is_not_ok() -> None:

@@ -10,7 +10,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from components.settings import Settings
-from scripts.checks.check import Check, FailsError, Shared, UnknownError
+from scripts.checks.check import Check, FailsError, Shared, UnknownError, sendable
 from scripts.checks.sessions import Sessions
 
 T = TypeVar("T")
@@ -26,6 +26,7 @@ RETRIES = Retry(
     raise_on_status=False,
 )
 TOKENS = "https://dash.cloudflare.com/profile/api-tokens"
+SET_TOKEN = "pulumi config set --secret cloudflare:apiToken"  # noqa: S105 a command
 NOBODY, NOTHING = "00000000-0000-0000-0000-000000000000", "0" * 32
 """Ids that nothing has: to change it takes the permission, and does nothing."""
 SERVICE_TOKENS = 50
@@ -80,6 +81,11 @@ class Cloudflare:
         self._shared = Shared()
         self._sessions = Sessions(self._session)
 
+    @property
+    def token_is_odd(self) -> bool:
+        """There is a token, with characters that none has."""
+        return bool(self._token) and not sendable(self._token)
+
     def ask(
         self, path: str, method: str = "GET", parameters: Mapping[str, str | int] | None = None
     ) -> dict[str, Any] | Refusal:
@@ -87,9 +93,11 @@ class Cloudflare:
         if not self._token:
             raise UnknownError(
                 "there is no API token here",
-                "pulumi config set --secret cloudflare:apiToken; or CLOUDFLARE_API_TOKEN, or what"
-                " pulumi needs to decrypt it, in the environment",
+                f"{SET_TOKEN}; or CLOUDFLARE_API_TOKEN, or what pulumi needs to decrypt it, in the"
+                " environment",
             )
+        if not sendable(self._token):
+            raise UnknownError("the API token cannot be one (see: Cloudflare: token)", SET_TOKEN)
         body: dict[str, Any] = {} if method == "GET" else {"json": {}}
         try:
             answer = self._sessions.mine().request(
@@ -172,10 +180,12 @@ def token(cloudflare: Cloudflare, settings: Settings) -> str:
 
 
 def _token(cloudflare: Cloudflare, settings: Settings) -> str:
+    if cloudflare.token_is_odd:
+        raise FailsError("it has spaces or characters that no token has", f"again: {SET_TOKEN}")
     answer = cloudflare.ask("user/tokens/verify")
     if isinstance(answer, Refusal):  # a token may be an account's own, and no person's
         answer = cloudflare.ask(f"accounts/{settings.cloudflare_account_id}/tokens/verify")
-    make = f"make a new one ({TOKENS}), then: pulumi config set --secret cloudflare:apiToken"
+    make = f"make a new one ({TOKENS}), then: {SET_TOKEN}"
     if isinstance(answer, Refusal) and answer.status in (400, 401, 403):
         raise FailsError(f"Cloudflare does not know it: {answer.message} ({answer.code})", make)
     if isinstance(answer, Refusal):
