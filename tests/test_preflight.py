@@ -284,10 +284,19 @@ SITUATIONS = (
         {"quotas": {"NETWORKS": 5}, "quota_used": {"NETWORKS": 5}},
     ),
     Situation(
-        "no GPU on Cloud Run",
+        "no GPU in two zones on Cloud Run",
+        f"{QUOTA} NvidiaL4GpuAllocPerProjectRegion, europe-west4",
+        "ask for 2 of NvidiaL4GpuAllocPerProjectRegion",
+        {"quotas": {"NvidiaL4GpuAllocPerProjectRegion": 0}},
+        {"zonalRedundancy": "true"},
+        stack="cloud-run",
+    ),
+    Situation(
+        "no GPU on Cloud Run for as many as may be",
         f"{QUOTA} {CLOUD_RUN_L4}, europe-west4",
-        f"ask for 2 of {CLOUD_RUN_L4}",
+        f"ask for 4 of {CLOUD_RUN_L4}",
         {"quotas": {CLOUD_RUN_L4: 0}},
+        {"maxInstances": "3"},
         stack="cloud-run",
     ),
     Situation(
@@ -604,6 +613,18 @@ def test_few_cpus_do_not_fail_a_machine_that_needs_no_quota_for_them(here: Here,
 
     assert said(found, "fails") == []
     assert said(found, "cannot know") == [f"{QUOTA} CPUS_ALL_REGIONS, everywhere"]
+
+
+def test_a_first_gpu_on_cloud_run_may_come_by_itself(here: Here) -> None:
+    """Google gives a project three when it is the first time: no failure, and no promise."""
+    here.own(quotas={CLOUD_RUN_L4: 0})
+
+    found = here.look("cloud-run")
+
+    assert said(found, "fails") == []
+    (unknown,) = said(found, "cannot know")
+    assert unknown == f"{QUOTA} {CLOUD_RUN_L4}, europe-west4"
+    assert f"ask for 2 of {CLOUD_RUN_L4}" in found[unknown].next_step
 
 
 def test_another_stacks_machine_is_not_ours(here: Here) -> None:

@@ -54,6 +54,8 @@ class Need(NamedTuple):
     """What counts in its place where the project has none of it."""
     doubtful: str = ""
     """Why it may not count at all: a limit that is too low is no failure then."""
+    at_first: int = 0
+    """What a project without any is given by itself, when it takes some for the first time."""
 
     @property
     def title(self) -> str:
@@ -115,7 +117,11 @@ def _of_service(settings: Settings) -> Iterator[Need]:
     instances = settings.max_instances + ROLLOUT
     name, one = CLOUD_RUN[settings.gpu]
     redundancy = "" if settings.zonal_redundancy else "NoZonalRedundancy"
-    yield Need(f"{name}{redundancy}PerProjectRegion", instances * one, service=RUN)
+    # As it is reported of L4s. Nothing of the kind is known of the others.
+    at_first = 3 * one if settings.gpu == "nvidia-l4" and not settings.zonal_redundancy else 0
+    yield Need(
+        f"{name}{redundancy}PerProjectRegion", instances * one, service=RUN, at_first=at_first
+    )
     cpus = instances * (settings.cpus or least_cpus) * 1000
     yield Need("CpuAllocPerProjectRegion", cpus, service=RUN, unit=" vCPU", one=1000)
     memory = instances * (settings.memory_gib or least_gib) * 2**30
@@ -144,6 +150,13 @@ def granted(google: Google, settings: Settings, need: Need) -> str:
         taken = f", {others / need.one:g} of it in use" if others else ""
         most = f"{limit / need.one:g}{taken}"
         short = f"{need.amount / need.one:g}{need.unit} needed, the limit is {most}"
+        if not limit and need.amount <= need.at_first:
+            given = (
+                f"{short}; but Google gives a project {need.at_first / need.one:g} of it by itself"
+                " when it is the first time in a region"
+            )
+            step = f"try it; if it is not given: {_ask_for(google, settings, need, others)}"
+            raise UnknownError(given, step)
         if need.doubtful:
             step = f"try it; where it does count: {_ask_for(google, settings, need, others)}"
             raise UnknownError(f"{short}; {need.doubtful}", step)
