@@ -65,7 +65,7 @@ class Bill:
 
     @property
     def usd_per_month_idle(self) -> float:
-        """While nothing serves: machines stopped (`replicas: 0`), the service asleep."""
+        """While nothing serves: the group at size 0, or the service asleep."""
         return HOURS_A_MONTH * sum(
             line.usd_per_hour for line in self.lines if line.billed == "always"
         )
@@ -91,7 +91,7 @@ class Bill:
 
     @property
     def unknown(self) -> tuple[Line, ...]:
-        """Lines that nobody publishes a price of; the sum is that much too low."""
+        """Lines whose price is not in the table; the sum is that much too low."""
         return tuple(line for line in self.lines if line.price is None)
 
     @property
@@ -150,6 +150,13 @@ def _machines(settings: "Settings") -> Iterator[Line]:
         catalogue.unit_price(machine.boot_disk, region),
         "serving",
     )
+    if machine.local_ssd_gb:  # machines are priced without it (skypilot-org/skypilot#3281)
+        yield Line(
+            "GiB of local SSD that comes with the machine",
+            replicas * machine.local_ssd_gb,
+            catalogue.unit_price("local-ssd", region),
+            "serving",
+        )
     yield from _nat(replicas, region, "serving")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from components.google_apis import CALLED
 from rehearsal import engine_run, timeline
 from rehearsal.errors import RehearsalError
 from rehearsal.progress import Progress
@@ -26,6 +27,8 @@ ROOT = Path(__file__).parent.parent
 PASSPHRASE = "rehearsal"  # noqa: S105 - protects throw-away state from nobody
 ASKED_BEFORE = [f"{name}.googleapis.com" for name in ASKED]
 """APIs that somebody has switched on before a stack comes up whose preflight asks them."""
+FOR_LOOKING = [it for it in ASKED_BEFORE if it.partition(".")[0] not in CALLED]
+"""Those of them that no `up` switches on; the others are left to it where it asks none before."""
 START_DEADLINE_S = 30.0
 STOP_DEADLINE_S = 15.0
 
@@ -174,6 +177,8 @@ class Session:
             # The providers are running already; looking for their plugins would take seconds.
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
             "PULUMI_STACK": stack,
+            # `pulumi` is told by bin/pulumi, stack by stack; this is for those who read the file.
+            "PULUMI_OPTION_CONFIG_FILE": str(self.stack_file(ENDPOINT, stack)),
             **client_environment(self.world, found["internet"]),
         }
 
@@ -340,7 +345,7 @@ class Session:
             return str(config.get(f"llm-endpoint:{name}", ""))
 
         project = str(config.get("gcp:project", ""))
-        asked = ASKED_BEFORE if config.get("llm-endpoint:preflight") else ()
+        asked = ASKED_BEFORE if config.get("llm-endpoint:preflight") else FOR_LOOKING
         after = before.model_copy(
             update={
                 "google_refresh_tokens": before.google_refresh_tokens or [f"1//{_random(96)}"],

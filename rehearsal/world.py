@@ -70,6 +70,8 @@ class Accounts(BaseModel):
     """What the tokens may do, by the names of cloudflare.permissions; None for all of it."""
     hugging_face_tokens: list[str] = []
     """Tokens that the hub accepts."""
+    hugging_face_sizes: dict[str, int] = {}
+    """Model -> bytes of its weights, where they are others than components/models.csv has."""
     hugging_face_refusals: list[str] = []
     """Gated models to which the tokens' owner has not been let in."""
 

@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import os
-import signal
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from components import catalogue  # noqa: E402 (the path comes first)
 from components.catalogue import Price  # noqa: E402
 from components.models import Model, models  # noqa: E402
 from components.ways import Way, ways  # noqa: E402
-from scripts import hugging_face  # noqa: E402
+from scripts import command_line, hugging_face  # noqa: E402
 
 DAYS_A_MONTH = 365 / 12
 GIB = 2**30
@@ -115,14 +114,17 @@ def _cloud_run_regions() -> Iterator[str]:
 
 
 def _whole(text: str) -> int:
-    value = int(text)
+    value = int(text) if text.strip().isdecimal() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return value
 
 
 def _hours(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value <= 24:
         raise argparse.ArgumentTypeError(f"{text} is not a number of hours, above 0 and up to 24")
     return value
@@ -175,7 +177,9 @@ def _stack(way: Way, length: int, region: str | None) -> dict[str, str]:
     if way.platform == "cloud-run":
         where = {"platform": "cloud-run", "gpu": way.gpu}
     else:
-        terms = "spot" if "spot" in _terms(way) else "standard"
+        # On the terms that the row's price a month is of.
+        dearer = way.standard and way.cheapest == way.standard
+        terms = "spot" if "spot" in _terms(way) and not dearer else "standard"
         where = {
             "platform": "vm",
             "gpu": way.gpu,
@@ -185,10 +189,14 @@ def _stack(way: Way, length: int, region: str | None) -> dict[str, str]:
         disk = math.ceil((way.model.weights * 1.1 / 1e9 + CONTAINERS_GB) / 50) * 50
         if disk > _default("bootDiskGb"):
             where["bootDiskGb"] = str(disk)
-    usual = catalogue.PRICE_REGION
-    place = region or (usual if usual in way.regions else way.regions[0])
     name = way.model.name if "/" in way.model.name else "ORGANISATION/NAME"
-    return {"model": name, "maxModelLen": str(length), **where, "gcp:region": place}
+    return {"model": name, "maxModelLen": str(length), **where, "gcp:region": _place(way, region)}
+
+
+def _place(way: Way, region: str | None) -> str:
+    """The region that a way is shown in: the one that was asked for, or else the usual one."""
+    usual = catalogue.PRICE_REGION
+    return region or (usual if usual in way.regions else way.regions[0])
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -247,12 +255,13 @@ def _cells(way: Way, row: dict[str, Any], region: str | None) -> Iterator[str]:
     yield str(way.fit.context)
     yield f"{way.fit.requests:.1f}"
     terms = _terms(way)
-    yield _money(way.standard, region, sold="standard" in terms)
-    yield _money(way.spot, region, sold="spot" in terms)
+    place = _place(way, region)
+    yield _money(way.standard, place, sold="standard" in terms)
+    yield _money(way.spot, place, sold="spot" in terms)
     month = row["usd_per_month"]
     yield "?" if month is None else f"{month:.0f}"
     if region is None:
-        place, more = row["stack"]["gcp:region"], len(way.regions) - 1
+        more = len(way.regions) - 1
         yield f"{place} +{more}" if more else place
 
 
@@ -266,29 +275,32 @@ def _numbers(way: Way) -> str:
 WIDENED = "/16"
 
 
-def _money(price: Price | None, region: str | None, *, sold: bool) -> str:
+def _money(price: Price | None, place: str, *, sold: bool) -> str:
     if price is None:
         return "?" if sold else "-"
-    return f"{price.usd:.2f}{'' if _own(price, region) else '*'}"
-
-
-def _own(price: Price, region: str | None) -> bool:
-    return price.region == (region or catalogue.PRICE_REGION)
+    return f"{price.usd:.2f}{'' if price.region == place else '*'}"
 
 
 def _notes(model: Model, fitting: list[Way], asked: argparse.Namespace) -> Iterator[str]:
-    prices = [price for way in fitting for price in (way.standard, way.spot) if price]
-    dates = sorted(price.date for price in prices)
+    prices = [
+        (price, _place(way, asked.region))
+        for way in fitting
+        for price in (way.standard, way.spot)
+        if price
+    ]
+    dates = sorted(price.date for price, _ in prices)
     yield (
         f"Longest: tokens that one request may have. At once: requests of {asked.max_model_len}"
         " tokens."
     )
     if dates:
-        place = asked.region or catalogue.PRICE_REGION
-        yield f"Prices in {place} of {dates[0]} to {dates[-1]}, without disks and traffic."
+        yield (
+            f"Prices in the region that is named, of {dates[0]} to {dates[-1]}, without disks and"
+            " traffic."
+        )
         hours = f"{asked.hours_per_day * DAYS_A_MONTH:.0f} hours ({asked.hours_per_day:g} a day)"
         yield f"A month has {hours}, on the cheaper terms."
-    if any(not _own(price, asked.region) for price in prices):
+    if any(price.region != place for price, place in prices):
         yield "*: another region's price; this one's is not known."
     if any(WIDENED in _numbers(way) for way in fitting):
         yield f"{WIDENED}: kept in memory so, and widened to 16 bits to compute with."
@@ -320,12 +332,10 @@ def _nowhere(model: Model, every: list[Way], length: int, region: str | None) ->
     )
 
 
+def _told(arguments: list[str]) -> str | None:
+    outcome = main(arguments)
+    return outcome and textwrap.fill(outcome, 100, break_long_words=False, break_on_hyphens=False)
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no mistake
-    try:
-        outcome = main(sys.argv[1:])
-    except KeyboardInterrupt:
-        sys.exit(130)
-    if outcome:
-        outcome = textwrap.fill(outcome, 100, break_long_words=False, break_on_hyphens=False)
-    sys.exit(outcome)
+    command_line.run(_told)

@@ -8,7 +8,6 @@ components/prices.csv; ./scripts/refresh-prices brings them up to date.
 
 import argparse
 import json
-import signal
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from components import catalogue  # noqa: E402 (the path comes first)
 from components.bill import HOURS_A_MONTH, Bill, Line, bill  # noqa: E402
-from scripts import stack_file  # noqa: E402
+from scripts import command_line, stack_file  # noqa: E402
 
 OLD_DAYS = 90
 """A price that is older is said to be old."""
@@ -116,7 +115,7 @@ def _notes(found: Bill, today: date) -> Iterator[str]:
     if found.elsewhere:
         yield f"*: the price in {catalogue.PRICE_REGION}; the region's own is not known."
     if found.unknown:
-        yield f"?: nobody publishes it: {', '.join(line.what for line in found.unknown)}."
+        yield f"?: its price is not known here: {', '.join(line.what for line in found.unknown)}."
     dates = sorted(line.price.date for line in found.lines if line.price)
     yield f"Prices of {dates[0]} to {dates[-1]}."
     if (today - date.fromisoformat(dates[0])).days > OLD_DAYS:
@@ -126,5 +125,4 @@ def _notes(found: Bill, today: date) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no mistake
-    sys.exit(main(sys.argv[1:]))
+    command_line.run(main)

@@ -33,7 +33,13 @@ NEXT_STEPS = {
     429: "try again in a minute, or ask for more quota: https://console.cloud.google.com/iam-admin/quotas",
 }
 """HTTP status -> what the person can do about it."""
+PAY = "link a billing account to the project: https://console.cloud.google.com/billing/projects"
 LATER = "try again: pulumi up"
+NO_ADDRESS = (
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.MissingSchema,
+)
 CHECK_NETWORK = "check the network of this machine, then try again"
 
 
@@ -76,7 +82,13 @@ def credentials() -> Credentials:
         with warnings.catch_warnings(action="ignore"):
             return cast("Any", google.auth.default(scopes=[SCOPE]))[0]  # pyright: ignore[reportUnknownMemberType]  # untyped
     except (DefaultCredentialsError, OSError) as error:
-        message = f"no credentials for Google's APIs: {str(error).splitlines()[0]}"
+        reason = _first(error) if isinstance(error, DefaultCredentialsError) else str(error)
+        message = f"no credentials for Google's APIs: {reason.splitlines()[0]}"
+        raise GoogleError(message, None, LOG_IN) from None
+    except (AttributeError, LookupError, TypeError, ValueError):  # google-auth trips over the file
+        message = (
+            "no credentials for Google's APIs: GOOGLE_APPLICATION_CREDENTIALS names no such file"
+        )
         raise GoogleError(message, None, LOG_IN) from None
 
 
@@ -114,6 +126,9 @@ def call(
     except GoogleAuthError as error:
         message = f"Google does not accept the credentials: {_first(error)}"
         raise GoogleError(message, 401, LOG_IN) from None
+    except NO_ADDRESS:
+        message = f"{url} is no address; CLOUDSDK_API_ENDPOINT_OVERRIDES_... names its beginning"
+        raise GoogleError(message, None, "unset that variable, or set an address") from None
     except requests.RequestException as error:
         raise _silence(url, error) from None
     if not answer.ok:
@@ -138,6 +153,8 @@ def refusal(answer: requests.Response) -> GoogleError:
     next_step = NEXT_STEPS.get(answer.status_code, LATER)
     if reasons & {"accessNotConfigured", "SERVICE_DISABLED"}:
         next_step = f"gcloud services enable {_host(answer.url)}, then wait a minute"
+    if "BILLING_DISABLED" in reasons:
+        next_step = PAY
     known = frozenset(str(reason) for reason in reasons if reason)
     return GoogleError(message, answer.status_code, next_step, known)
 

@@ -173,6 +173,11 @@ class _Hub:
         try:
             answer = self._session.get(url, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
         except requests.exceptions.SSLError as error:
+            if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+                raise Trouble(
+                    f"{self._hub} does not answer as a site with https does: is there a proxy that"
+                    " wants a login? Open the address in a browser."
+                ) from error
             raise Trouble(
                 f"{self._hub} shows no certificate that this machine trusts: does a proxy open the"
                 " traffic? Name its authority in REQUESTS_CA_BUNDLE."

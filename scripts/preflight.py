@@ -14,10 +14,10 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from components.engine import engine as engine_named  # noqa: E402 (the path comes first)
 from components.settings import Settings  # noqa: E402
-from scripts import stack_file  # noqa: E402
+from scripts import command_line, stack_file  # noqa: E402
 from scripts.checks import check, cloudflare, google, hugging_face, quotas, registries  # noqa: E402
 from scripts.checks.check import Check, Finding  # noqa: E402
 from scripts.checks.cloudflare import Cloudflare  # noqa: E402
@@ -38,7 +38,7 @@ from scripts.checks.hugging_face import Hub  # noqa: E402
 from scripts.checks.quotas import Requests  # noqa: E402
 
 WIDTH = 100
-PULUMI_TIMEOUT_S = 20.0
+PULUMI_TIMEOUT_S = 15.0
 SETTINGS = "PREFLIGHT_SETTINGS"
 """The settings that count as JSON, where `pulumi up` runs this and has them already."""
 EMAIL = r"[^@\s]+@[^@\s]+\.[^@\s]+"
@@ -59,9 +59,11 @@ def main(arguments: list[str]) -> int:
     except stack_file.StackFileError as error:
         print(error, file=sys.stderr)
         return 2
+    began = time.monotonic()
     secrets = _secrets(asked.stack)
+    left_s = check.LIMIT_S - (time.monotonic() - began)
     with checks(settings, secrets) as wanted:
-        findings = _watched(check.run(wanted), quiet=asked.json)
+        findings = _watched(check.run(wanted, left_s), quiet=asked.json)
     if asked.json:
         print(json.dumps([_listed(finding) for finding in findings], indent=2))
     else:
@@ -129,8 +131,8 @@ def _settings(stack: str) -> Settings:
 def _secrets(stack: str) -> Secrets:
     """From the environment, or else from the stack's configuration; empty where neither has any."""
     wanted = {
-        "cloudflare:apiToken": os.environ.get("CLOUDFLARE_API_TOKEN", ""),
-        "llm-endpoint:huggingFaceToken": os.environ.get("HF_TOKEN", ""),
+        "cloudflare:apiToken": os.environ.get("CLOUDFLARE_API_TOKEN", "").strip(),
+        "llm-endpoint:huggingFaceToken": os.environ.get("HF_TOKEN", "").strip(),
     }
     if SETTINGS in os.environ or not shutil.which("pulumi"):
         return Secrets(*wanted.values())
@@ -202,14 +204,28 @@ def _page(stack: str, findings: list[Finding], *, brief: bool) -> Iterator[str]:
 
 
 def told(findings: list[Finding]) -> Iterator[str]:
-    """Those that are not ok, with what to do."""
+    """Those that are not ok, with what to do; those of one cause together."""
     for verdict in ("cannot know", "fails"):
+        causes: dict[tuple[str, str], list[str]] = {}
         for finding in findings:
             if finding.verdict == verdict:
-                because = "because " if verdict == "cannot know" else ""
-                yield f"{verdict:11}  {finding.name}"
-                yield from _wrapped(f"{because}{finding.detail}")
-                yield from _wrapped(f"next: {finding.next_step}")
+                causes.setdefault((finding.detail, finding.next_step), []).append(finding.name)
+        for (detail, next_step), names in causes.items():
+            because = "because " if verdict == "cannot know" else ""
+            first, *more = _wrapped("; ".join(_short(names)))
+            yield f"{verdict:11}  {first.lstrip()}"
+            yield from more
+            yield from _wrapped(f"{because}{detail}")
+            yield from _wrapped(f"next: {next_step}")
+
+
+def _short(names: list[str]) -> Iterator[str]:
+    """Names of checks, with whose they are (`Google: `) where that changes only."""
+    last = ""
+    for name in names:
+        owner, _, rest = name.partition(": ")
+        yield rest if owner == last else name
+        last = owner
 
 
 def _wrapped(text: str) -> Iterator[str]:
@@ -248,9 +264,4 @@ def _agreed() -> bool:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no mistake
-    try:
-        status = main(sys.argv[1:])
-    except KeyboardInterrupt:
-        status = 130
-    sys.exit(status)
+    command_line.run(main)

@@ -1,6 +1,7 @@
 """A stack's settings from its files, as the program would get them, without the Pulumi engine."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -29,14 +30,28 @@ class Stack(NamedTuple):
     """Whether a Hugging Face token is configured."""
 
 
+CONFIG_FILE = "PULUMI_OPTION_CONFIG_FILE"
+"""Where a stack's file lies, if not here: the environment's word for --config-file of `pulumi`."""
+NAMED = re.compile(r"Pulumi\.([^.]+)\.yaml")
+
+
 def names() -> list[str]:
     """The stacks that have a file here."""
     return sorted(path.name.split(".")[1] for path in ROOT.glob("Pulumi.*.yaml"))
 
 
+def _file(stack: str) -> Path:
+    """The stack's file: where the environment says, as for `pulumi`, or else here."""
+    path = Path(os.environ.get(CONFIG_FILE, ""))
+    named = NAMED.fullmatch(path.name)
+    elsewhere = path.is_file() and (named is None or named[1] == stack)
+    return path if elsewhere else ROOT / f"Pulumi.{stack}.yaml"
+
+
 def read(stack: str) -> Stack:
     """The settings of a stack. Raises StackFileError."""
-    if stack not in names():
+    file = _file(stack)
+    if not file.is_file():
         raise StackFileError(
             f"There is no Pulumi.{stack}.yaml.\n  expected: one of {', '.join(names())}\n"
             f"  next: pulumi stack init {stack}, then set what Pulumi.yaml declares"
@@ -44,10 +59,11 @@ def read(stack: str) -> Stack:
     declared = _config(ROOT / "Pulumi.yaml").items()
     defaults = {name: item["default"] for name, item in declared if "default" in item}
     # A key without a namespace is the project's own, for the CLI as for us.
-    own = _config(ROOT / f"Pulumi.{stack}.yaml")
+    own = _config(file)
     given = {
         name if ":" in name else f"{NAMESPACE}:{name}": value
-        for name, value in (*defaults.items(), *own.items())
+        # YAML takes 1 and yes for something else than text.
+        for name, value in ((str(key), value) for key, value in (*defaults.items(), *own.items()))
     }
     secret = {
         name for name, value in given.items() if isinstance(value, dict) and "secure" in value

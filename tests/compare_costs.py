@@ -77,7 +77,10 @@ def rows() -> Iterator[tuple[str, float]]:
     """What serves, and what it costs a month."""
     yield "one L4 on Spot, always on", stack("vm").usd_per_month_planned
     eight = replace(stack("vm"), hours_per_day=8)
-    yield "the same, stopped but for 8 hours a day (`replicas: 0`)", eight.usd_per_month_planned
+    yield (
+        "the same, stopped but for 8 hours a day (its group at size 0)",
+        eight.usd_per_month_planned,
+    )
     yield (
         "one L4 on standard terms, always on",
         stack("vm", provisioning="standard").usd_per_month_planned,

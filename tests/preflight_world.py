@@ -102,7 +102,9 @@ class Here:
         with preflight.checks(settings_of(stack, changes), secrets) as wanted:
             return {finding.name: finding for finding in check.run(wanted, limit_s)}
 
-    def command(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    def command(
+        self, *arguments: str, of: str = "preflight", **more: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run the command itself, as somebody with both tokens in the environment."""
         environment = {
             "PATH": os.environ["PATH"],
@@ -113,7 +115,7 @@ class Here:
             **more,
         }
         return subprocess.run(
-            ["scripts/preflight", *arguments],
+            [*f"scripts/{of}".split(), *arguments],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,

@@ -115,13 +115,28 @@ def test_70b_in_16_bits_has_no_row_with_one_l4(advise: Advise) -> None:
 
 
 def test_cloud_run_is_a_way_and_unknown_prices_are_no_zeros(advise: Advise) -> None:
-    """An L4 on Cloud Run costs GPU, CPU and memory; a T4's Spot price is not known."""
-    table = {(row[1], row[2]): row for row in rows(advise(EIGHT))}
+    """An L4 on Cloud Run costs GPU, CPU and memory; a T4's Spot price is not known.
 
-    assert table["1 l4", "Cloud Run"][6:8] == ["1.05", "-"]
+    What Cloud Run costs where it has L4s for everybody is not known either: the price of another
+    region is marked.
+    """
+    page = advise(EIGHT)
+    table = {(row[1], row[2]): row for row in rows(page)}
+
+    assert table["1 l4", "Cloud Run"][6:8] == ["1.05*", "-"]
+    assert table["1 l4", "Cloud Run"][9] == "asia-southeast1 +3"
+    assert "*: another region's price" in page
     assert table["2 tesla-t4", "n1-standard-8"][6:8] == ["1.08", "?"]
     assert table["2 tesla-t4", "n1-standard-8"][3] == "fp16"
     assert table["1 h100-80gb", "a3-highgpu-1g"][6] == "-"
+
+
+@pytest.mark.parametrize(("row", "terms"), [("1", "spot"), ("4", "standard")])
+def test_the_stack_is_on_the_terms_that_the_price_is_of(
+    advise: Advise, row: str, terms: str
+) -> None:
+    """A T4 is to be had on Spot, but the row's price a month is that of standard terms."""
+    assert f"pulumi config set provisioning {terms}" in advise(EIGHT, "--row", row)
 
 
 def test_what_a_gpu_must_widen_is_marked(advise: Advise) -> None:

@@ -113,6 +113,17 @@ def test_what_nobody_publishes_is_named_and_not_counted_as_nothing() -> None:
     assert "more than" in found.sentence
 
 
+@pytest.mark.parametrize(("gpu", "gib"), [("nvidia-a100-80gb", 375), ("nvidia-h100-80gb", 750)])
+def test_local_disks_that_come_with_a_machine_are_not_free(gpu: str, gib: int) -> None:
+    """Google bills them, and the machine's price is without them: what they cost is not known."""
+    found = billed("dev", gpu=gpu)
+
+    (line,) = (line for line in found.lines if "local SSD" in line.what)
+    assert (line.quantity, line.price, line.billed) == (gib, None, "serving")
+    assert line.what in found.card["notCounted"]
+    assert "more than" in found.sentence
+
+
 def test_weights_are_billed_where_they_lie() -> None:
     """In the bucket, in the image, or by NAT at each start."""
     bucket, image, hub = (billed("dev", weights=way) for way in ("bucket", "image", "hub"))
@@ -166,6 +177,12 @@ def test_the_stack_hands_its_cost_on(deploy: Deploy, stack: str) -> None:
 
 
 # --- ./scripts/cost -------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _no_rehearsal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's shell says where the stacks' files lie."""
+    monkeypatch.delenv("PULUMI_OPTION_CONFIG_FILE", raising=False)
 
 
 @pytest.fixture
@@ -223,6 +240,27 @@ def test_a_token_is_one_more_secret(stacks: Path, capsys: pytest.CaptureFixture[
     assert line["quantity"] == 2
 
 
+def test_the_stack_file_is_where_pulumi_finds_it(
+    stacks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As in a rehearsal, whose stacks have files of their own; another stack's is not taken."""
+    (stacks / "Pulumi.mine.yaml").write_text(configuration_file("dev"))
+    (stacks / "Pulumi.other.yaml").write_text(configuration_file("dev"))
+    elsewhere = tmp_path / "kept" / "Pulumi.mine.yaml"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text(configuration_file("dev") + "  hoursPerDay: 8\n")
+    monkeypatch.setenv("PULUMI_OPTION_CONFIG_FILE", str(elsewhere))
+
+    def hours(stack: str) -> int:
+        assert cost.main(["--stack", stack, "--json"]) is None
+        return json.loads(capsys.readouterr().out)["hoursPerDay"]
+
+    assert (hours("mine"), hours("other")) == (8, 24)
+
+
 def configuration_file(stack: str) -> str:
     """A committed stack's file, from its `config:` on."""
     text = (Path(__file__).parents[1] / f"Pulumi.{stack}.yaml").read_text()
@@ -236,6 +274,7 @@ def configuration_file(stack: str) -> str:
         ("config: [", "Pulumi.mine.yaml cannot be read"),
         ("just words", "is no stack's file"),
         ("config: [a, b]", "must list keys and values"),
+        ("config:\n  1: 2\n  yes: no\n", "llm-endpoint:1"),
         ("config:\n  gcp:project: example-project\n", "llm-endpoint:hostname: not set"),
         ("config:\n  gpu: nvidia-h1000\n", "'nvidia-h1000'"),
     ],

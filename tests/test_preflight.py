@@ -2,10 +2,14 @@
 
 import json
 import re
+import socketserver
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -20,6 +24,7 @@ from rehearsal.providers.project_rules import OWNERS
 from scripts import preflight
 from scripts.checks import check, permissions
 from scripts.checks.check import Check, Finding, UnknownError
+from scripts.checks.cloudflare import API, PERMISSIONS, Permission
 from scripts.checks.google import ASKED
 from scripts.preflight import Secrets
 from tests.clouds import HUB_TOKEN
@@ -40,7 +45,7 @@ from tests.stack_config import API_TOKEN, STACKS
 
 README = (ROOT / "README.md").read_text()
 OWN_ROLES = sorted({row.role for row in permissions.rows()})
-EXTRA_ROLES = ["roles/cloudquotas.viewer", "roles/orgpolicy.policyViewer"]
+EXTRA_ROLES = ["roles/cloudquotas.viewer", "roles/compute.viewer", "roles/orgpolicy.policyViewer"]
 
 
 @pytest.fixture(name="world", scope="module")
@@ -134,6 +139,8 @@ def lose_login(here: Here) -> None:
 L4, SPOT_L4 = "NVIDIA_L4_GPUS", "PREEMPTIBLE_NVIDIA_L4_GPUS"
 CLOUD_RUN_L4 = "NvidiaL4GpuAllocNoZonalRedundancyPerProjectRegion"
 RTX = {"gpu": "nvidia-rtx-pro-6000", "provisioning": "standard"}
+T4 = {"gpu": "nvidia-tesla-t4", "model": "Qwen/Qwen3-0.6B", "provisioning": "standard"}
+NO_L4 = {"quotas": {SPOT_L4: 0, L4: 0}}
 QUOTA, POLICY, MAY = "Google: quota", "Google: policy", "Cloudflare: token may edit"
 ADMIN = "let an Owner of example-project give you roles"
 
@@ -199,10 +206,23 @@ SITUATIONS = (
         without("roles/compute.securityAdmin"),
     ),
     Situation(
-        "no quota for Spot GPUs",
+        "no quota for Spot GPUs, nor for others",
         f"{QUOTA} {SPOT_L4}, us-central1",
         "ask for 1 of PREEMPTIBLE-NVIDIA-L4-GPUS-per-project-region",
-        {"quotas": {SPOT_L4: 0}},
+        NO_L4,
+    ),
+    Situation(
+        "no quota for Spot GPUs of the newest kind, nor for others",
+        f"{QUOTA} PREEMPTIBLE_NVIDIA_H100_GPUS, us-central1",
+        "of GPUs of family NVIDIA_H100, which counts then: 1 needed, the limit is 0",
+        {"quotas": {"PREEMPTIBLE_NVIDIA_H100_GPUS": 0, "NVIDIA_H100": 0}},
+        {"gpu": "nvidia-h100-80gb"},
+    ),
+    Situation(
+        "somebody else has the quota that counts for want of one for Spot",
+        f"{QUOTA} {SPOT_L4}, us-central1",
+        "1 needed, the limit is 1, 1 of it in use",
+        {"quotas": {SPOT_L4: 0, L4: 1}, "quota_used": {L4: 1}},
     ),
     Situation(
         "no quota for GPUs on standard terms",
@@ -231,17 +251,25 @@ SITUATIONS = (
         RTX,
     ),
     Situation(
-        "too few CPUs for an A100's machine",
-        f"{QUOTA} A2_CPUS, us-central1",
-        "12 needed, the limit is 8",
-        {"quotas": {"A2_CPUS": 8}},
-        {"gpu": "nvidia-tesla-a100"},
+        "too few CPUs for a T4's machine",
+        f"{QUOTA} CPUS, us-central1",
+        "ask for 8 of CPUS-per-project-region",
+        {"quotas": {"CPUS": 4}},
+        T4,
+    ),
+    Situation(
+        "too few CPUs for a T4's machine on Spot",
+        f"{QUOTA} PREEMPTIBLE_CPUS, us-central1",
+        "8 needed, the limit is 4",
+        {"quotas": {"PREEMPTIBLE_CPUS": 4}},
+        T4 | {"provisioning": "spot"},
     ),
     Situation(
         "too few CPUs in all regions together",
         f"{QUOTA} CPUS_ALL_REGIONS, everywhere",
         "ask for 8 of CPUS-ALL-REGIONS-per-project",
         {"quotas": {"CPUS_ALL_REGIONS": 4}},
+        T4,
     ),
     Situation(
         "too little disk",
@@ -256,10 +284,19 @@ SITUATIONS = (
         {"quotas": {"NETWORKS": 5}, "quota_used": {"NETWORKS": 5}},
     ),
     Situation(
-        "no GPU on Cloud Run",
+        "no GPU in two zones on Cloud Run",
+        f"{QUOTA} NvidiaL4GpuAllocPerProjectRegion, europe-west4",
+        "ask for 2 of NvidiaL4GpuAllocPerProjectRegion",
+        {"quotas": {"NvidiaL4GpuAllocPerProjectRegion": 0}},
+        {"zonalRedundancy": "true"},
+        stack="cloud-run",
+    ),
+    Situation(
+        "no GPU on Cloud Run for as many as may be",
         f"{QUOTA} {CLOUD_RUN_L4}, europe-west4",
-        f"ask for 2 of {CLOUD_RUN_L4}",
+        f"ask for 4 of {CLOUD_RUN_L4}",
         {"quotas": {CLOUD_RUN_L4: 0}},
+        {"maxInstances": "3"},
         stack="cloud-run",
     ),
     Situation(
@@ -331,6 +368,18 @@ SITUATIONS = (
         "Cloudflare: token",
         "make a new one",
         {"cloudflare_tokens": []},
+    ),
+    Situation(
+        "a token that was copied wrongly",
+        "Cloudflare: token",
+        "characters that no token has",
+        secrets=Secrets("half a token…", HUB_TOKEN),
+    ),
+    Situation(
+        "a hub's token that was copied wrongly",
+        "Hugging Face: token",
+        "characters that no token has",
+        secrets=Secrets(API_TOKEN, "hf_half a token"),
     ),
     Situation(
         "a token that has expired",
@@ -436,6 +485,18 @@ SITUATIONS = (
         config={"model": "Qwen/Qwen3-32B", "weights": "hub", "gpuCount": "8"},
     ),
     Situation(
+        "weights larger than was reckoned with",
+        "Hugging Face: size",
+        "9.0 GB, not 8.0 as components/models.csv has it",
+        {"hugging_face_sizes": {"Qwen/Qwen3-4B": 9_000_000_000}},
+    ),
+    Situation(
+        "weights smaller than was reckoned with",
+        "Hugging Face: size",
+        "set modelRevision to the commit that was meant",
+        {"hugging_face_sizes": {"Qwen/Qwen3-4B": 2_000_000_000}},
+    ),
+    Situation(
         "a version of the engine that does not exist",
         "Engine: image",
         "pulumi config set engineVersion",
@@ -495,6 +556,27 @@ def test_the_roles_of_the_readme_suffice(here: Here) -> None:
     assert said(found, "ok") == sorted(found)
 
 
+@pytest.mark.parametrize(
+    ("role", "unknown"),
+    [
+        ("roles/compute.viewer", "Google: Spot machines to be had"),
+        ("roles/orgpolicy.policyViewer", POLICY),
+    ],
+)
+def test_who_may_deploy_but_not_look_is_told_what_cannot_be_known(
+    here: Here, role: str, unknown: str
+) -> None:
+    """No check fails for want of a role that only the preflight wants."""
+    here.own(**without(role))
+
+    found = here.look()
+
+    assert said(found, "fails") == []
+    assert (
+        said(found, "cannot know") == [it for it in sorted(found) if it.startswith(unknown)] != []
+    )
+
+
 def test_a_name_is_free_or_the_stacks_own(here: Here) -> None:
     """A stack that is up passes its own preflight: its names and its quota are its own."""
     tunnel = {"accountId": ACCOUNT, "name": "llm-dev-vpc-1a2b3c4"}
@@ -510,6 +592,39 @@ def test_a_name_is_free_or_the_stacks_own(here: Here) -> None:
 
     assert said(found, "ok") == sorted(found)
     assert found["Cloudflare: host name"].detail == "llm-dev.example.com is ours"
+
+
+def test_spot_counts_as_others_do_where_nothing_is_set_aside_for_it(here: Here) -> None:
+    """So Google counts: a project with one L4 has one on Spot as well, of the same quota."""
+    here.own(quotas={SPOT_L4: 0, L4: 1})
+
+    found = here.look()
+
+    assert said(found, "ok") == sorted(found)
+    assert found[f"{QUOTA} {SPOT_L4}, us-central1"].detail == f"1 of 1, of {L4}: there is no other"
+
+
+@pytest.mark.parametrize("gpu", ["nvidia-l4", "nvidia-tesla-a100", "nvidia-h100-80gb"])
+def test_few_cpus_do_not_fail_a_machine_that_needs_no_quota_for_them(here: Here, gpu: str) -> None:
+    """Google asks for none; whether the limit for all regions counts it does not say."""
+    here.own(quotas={"CPUS": 0, "CPUS_ALL_REGIONS": 2})
+
+    found = here.look("dev", {"gpu": gpu})
+
+    assert said(found, "fails") == []
+    assert said(found, "cannot know") == [f"{QUOTA} CPUS_ALL_REGIONS, everywhere"]
+
+
+def test_a_first_gpu_on_cloud_run_may_come_by_itself(here: Here) -> None:
+    """Google gives a project three when it is the first time: no failure, and no promise."""
+    here.own(quotas={CLOUD_RUN_L4: 0})
+
+    found = here.look("cloud-run")
+
+    assert said(found, "fails") == []
+    (unknown,) = said(found, "cannot know")
+    assert unknown == f"{QUOTA} {CLOUD_RUN_L4}, europe-west4"
+    assert f"ask for 2 of {CLOUD_RUN_L4}" in found[unknown].next_step
 
 
 def test_another_stacks_machine_is_not_ours(here: Here) -> None:
@@ -601,6 +716,37 @@ def test_what_is_no_answer_of_the_clouds_is_no_verdict(
     assert said(google, "fails") == []
 
 
+@pytest.mark.parametrize(("status", "code"), [(404, 7000), (404, 7003), (400, 10000), (405, 10000)])
+def test_a_question_that_went_astray_is_no_permission(here: Here, status: int, code: int) -> None:
+    """Cloudflare has no such route, or turns the method away: of the token that says nothing."""
+    errors = [{"code": code, "message": "PUT method not allowed"}]
+    text = json.dumps({"success": False, "errors": errors, "messages": [], "result": None})
+    here.answer(status=status, text=text, only=["api.cloudflare.com"])
+
+    found = here.look()
+
+    assert all(found[name].verdict != "ok" for name in found if name.startswith(MAY))
+
+
+@pytest.mark.parametrize("permission", PERMISSIONS, ids=lambda it: it.name.replace(" ", "-"))
+def test_a_permission_is_asked_after_with_the_method_that_changes_such_a_thing(
+    here: Here, permission: Permission
+) -> None:
+    """With another one the API refuses even those who may."""
+    with requests.Session() as http:
+        http.headers["Authorization"] = f"Bearer {API_TOKEN}"
+        url = f"{API}/{permission.path.format(account=ACCOUNT, zone=ZONE)}"
+        answers = {
+            method: http.request(method, url, json={}, timeout=10).status_code
+            for method in ("PUT", "PATCH", "POST")
+        }
+
+    assert answers[permission.method] == 404
+    assert answers["POST"] in (404, 405)
+    if permission.name != "DNS":
+        assert {answers["PUT"], answers["PATCH"]} == {404, 405}
+
+
 def test_an_answer_that_breaks_off_is_no_verdict(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -623,6 +769,45 @@ def test_without_a_network_nothing_is_known(here: Here, monkeypatch: pytest.Monk
 
     assert said(found, "cannot know") == sorted(found)
     assert "network" in found["Cloudflare: zone"].next_step
+
+
+@contextmanager
+def hanging_up() -> Generator[str]:
+    """A proxy, by its address, that answers everybody with a portal's page and hangs up."""
+
+    class Portal(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            page = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n{PORTAL}"
+            self.request.sendall(page.encode())
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Portal) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize("command", ["preflight --stack dev", "advise somebody/something-8B"])
+def test_a_connection_that_is_closed_while_we_write_is_told(here: Here, command: str) -> None:
+    """And does not end the command without a word, as SIGPIPE does."""
+    with hanging_up() as portal:
+        proxies = {name: portal for name in ("HTTPS_PROXY", "https_proxy")}
+        done = here.command(of=command, **proxies)
+
+    told = done.stdout + done.stderr
+    assert done.returncode in (0, 1), told
+    assert re.search("no answer from|does not answer as a site", told)
+
+
+def test_a_reader_who_leaves_is_no_mistake(here: Here) -> None:
+    """As in `./scripts/advise MODEL | head`: no traceback."""
+    script = "scripts/advise Qwen/Qwen3-8B | true; echo ${PIPESTATUS[0]}"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
+
+    assert done.stderr == ""
+    assert done.stdout.strip() in ("0", "141")
 
 
 def test_who_answers_too_late_is_not_waited_for(here: Here) -> None:
@@ -664,6 +849,32 @@ def test_a_token_that_may_not_look_is_no_failure(here: Here) -> None:
 
     assert said(found, "fails") == []
     assert said(found, "cannot know") == ["Cloudflare: Access team", "Cloudflare: zone"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "verdict", "says"),
+    [
+        ("REQUESTS_CA_BUNDLE", "/nonexistent", "cannot know", "REQUESTS_CA_BUNDLE"),
+        ("CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE", "nonsense", "cannot know", "is no address"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "[]", "fails", "no such file"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "{", "fails", "not a valid json file"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", '{"type": "authorized_user"}', "fails", "Failed to"),
+    ],
+)
+def test_an_environment_that_is_wrong_is_told(
+    here: Here, tmp_path: Path, variable: str, value: str, verdict: str, says: str
+) -> None:
+    """By its name, without a traceback, and no check is ok that has not asked."""
+    if variable == "GOOGLE_APPLICATION_CREDENTIALS":
+        file = tmp_path / "credentials.json"
+        file.write_text(value)
+        value = str(file)
+
+    done = here.command("--json", **{variable: value})
+
+    assert done.stderr == ""
+    found = [it for it in json.loads(done.stdout) if it["verdict"] == verdict]
+    assert any(says in f"{it['detail']} {it['next']}" for it in found), found
 
 
 def test_a_check_that_trips_is_not_ok() -> None:
@@ -708,6 +919,20 @@ def test_a_failure_is_status_1_with_what_to_do(here: Here) -> None:
     assert "ok           " not in done.stdout
 
 
+def test_what_has_one_cause_is_told_once(here: Here) -> None:
+    """With nobody to pay, Compute Engine answers no question: one cause, one next step."""
+    here.own(unbilled_projects=[PROJECT])
+
+    told = " ".join(here.command("--brief").stdout.split())
+
+    assert (
+        "cannot know Google: Spot machines to be had; boot image; g2-standard-8 in us-cen" in told
+    )
+    assert told.count("because ") == 1
+    assert told.count("next: ") == 2
+    assert "next: link a billing account" in told
+
+
 def test_what_cannot_be_known_fails_only_where_asked(here: Here) -> None:
     """CI may want to be strict."""
     here.answer(status=200, text=PORTAL, only=["huggingface.co"])
@@ -718,7 +943,7 @@ def test_what_cannot_be_known_fails_only_where_asked(here: Here) -> None:
 
 def test_json_is_a_list_of_findings(here: Here) -> None:
     """With the verdict, and the quota to ask for."""
-    here.own(quotas={SPOT_L4: 0})
+    here.own(**NO_L4)
 
     done = here.command("--json")
 
@@ -755,7 +980,7 @@ def test_a_mistake_in_the_call_is_status_2(
 
 def test_fix_asks_for_the_quota_after_a_yes(here: Here) -> None:
     """It shows what it will ask, and asks Google for nothing else."""
-    here.own(quotas={SPOT_L4: 0})
+    here.own(**NO_L4)
 
     refused = here.command("--fix", "--email", "ops@example.com")
     assert "PREEMPTIBLE-NVIDIA-L4-GPUS-per-project-region (us-central1): 1" in refused.stdout

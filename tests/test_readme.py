@@ -216,3 +216,16 @@ def test_pictures_are_for_light_and_dark() -> None:
         assert "prefers-color-scheme: dark" in drawing
         assert "<title" in drawing
         assert words
+
+
+@pytest.mark.parametrize(
+    "command", ["advise", "cost", "preflight", "refresh-prices", "repair", "timeline"]
+)
+def test_a_command_says_what_it_does(command: str) -> None:
+    """Under the name that the README has for it."""
+    done = subprocess.run(
+        [f"./scripts/{command}", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"usage: ./scripts/{command}" in done.stdout

@@ -39,6 +39,15 @@ LISTS = {
 PAGE = 50
 """Items on a page where nobody asks for fewer, or more."""
 
+CHANGES = {
+    "access/apps": "PUT",
+    "access/policies": "PUT",
+    "access/service_tokens": "PUT",
+    "cfd_tunnel": "PATCH",
+    "dns_records": "PUT|PATCH",
+}
+"""The methods that change one of a collection (developers.cloudflare.com/api)."""
+
 FILTERS = {
     "access/apps": {"name": "name", "domain": "domain"},
     "access/service_tokens": {"name": "name"},
@@ -150,7 +159,12 @@ class Api:
     def _permitted(self, name: str, verb: str) -> bool:
         return permissions.permitted(self._world, name, verb)
 
-    def _change(self, _: web.BaseRequest, kind: str, owner: str, collection: str, id: str) -> None:
+    def _change(
+        self, request: web.BaseRequest, kind: str, owner: str, collection: str, id: str
+    ) -> None:
+        if request.method not in CHANGES[collection].split("|"):
+            message = f"{request.method} method not allowed for the api_token authentication scheme"
+            raise CloudError(405, message, "10000")
         if self._owned(kind, owner, collection, "Edit").get(id) is not None:
             message = "The rehearsal changes resources through its providers only"
             raise CloudError(405, message, "7001")

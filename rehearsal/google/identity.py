@@ -63,12 +63,15 @@ _NETWORKING = "addresses healthChecks networks routers subnetworks"
 _MACHINES = "disks instanceGroupManagers instanceTemplates instances"
 SEE_COMPUTE = _all(
     "compute", f"{_PLACES} {_NETWORKING} {_MACHINES} firewalls images projects", "get list"
-) | {"compute.images.getFromFamily", "compute.instances.getGuestAttributes"}
+) | {
+    *("compute.advice.capacity", "compute.images.getFromFamily"),
+    "compute.instances.getGuestAttributes",
+}
 MANAGE_MACHINES = (
     _all("compute", _MACHINES)
     | _all("compute", f"{_PLACES} addresses images networks projects subnetworks", "get list")
     | {
-        *("compute.advice.capacity", "compute.disks.use", "compute.healthChecks.useReadOnly"),
+        *("compute.disks.use", "compute.healthChecks.useReadOnly"),
         *("compute.images.getFromFamily", "compute.images.useReadOnly"),
         *("compute.instanceTemplates.useReadOnly", "compute.instances.setMetadata"),
         "compute.instances.getGuestAttributes",

@@ -244,7 +244,7 @@ class InstanceGroups:
             what = f"projects/{project}/zones/{zone}/acceleratorTypes/{gpu['type']}"
             return Obstacle("RESOURCE_NOT_FOUND", f"The resource '{what}' was not found")
         region = zone.rpartition("-")[0]
-        for quota, wanted in quotas.wants(row).items():
+        for quota, wanted in quotas.wants(self._world, row).items():
             if message := quotas.refusal(self._world, quota, project, region, wanted):
                 return Obstacle("QUOTA_EXCEEDED", message)
         accounts = {it["email"] for it in self._store.all(ACCOUNT).values()}

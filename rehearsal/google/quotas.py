@@ -14,8 +14,12 @@ from rehearsal.world import World
 GLOBAL = "global"
 GPUS = 16
 """GPUs of a kind that a project has here. In life a new one has none, and most have one."""
-CPU_METRICS = {"a2": "A2_CPUS", "e2": "CPUS", "n1": "CPUS"}
-"""Machine family -> the metric that counts its CPUs in a region, where regions.get shows it."""
+COUNTED_BY_CPUS = frozenset({"e2", "n1"})
+"""Machine families whose CPUs count. The others need quota for GPUs only, says Google
+(cloud.google.com/compute/resource-usage#cpu_quota)."""
+PASSING = frozenset({"SPOT", "FLEX_START"})
+"""Terms of machines that may be taken away, or end by themselves: they have quotas of their own,
+and count as others do where a project has none of those."""
 FAMILY = "GPUS-PER-GPU-FAMILY-per-project-region"
 """The quota of GPUs that have no metric of their own; counted by region and gpu_family."""
 
@@ -68,7 +72,9 @@ def _gpus(name: str) -> Used:
 
     def used(world: World, project: str, region: str) -> int:
         rows = _instances(world, project, region)
-        return sum(row["gpu"]["count"] for row in rows if row["gpu"] and name in metrics(row))
+        return sum(
+            row["gpu"]["count"] for row in rows if row["gpu"] and name in metrics(world, row)
+        )
 
     return used
 
@@ -84,7 +90,7 @@ def _disks(world: World, project: str, region: str) -> int:
 def _cpus(metric: str) -> Used:
     def used(world: World, project: str, region: str) -> int:
         rows = _instances(world, project, region)
-        return sum(vcpus(row["machineType"]) for row in rows if metric in metrics(row))
+        return sum(vcpus(row["machineType"]) for row in rows if metric in metrics(world, row))
 
     return used
 
@@ -123,7 +129,7 @@ def quotas() -> tuple[Quota, ...]:
         ),
         Quota("CPUS_ALL_REGIONS", True, 2000, _cpus("CPUS_ALL_REGIONS")),
         Quota("CPUS", False, 200, _cpus("CPUS")),
-        Quota("A2_CPUS", False, 200, _cpus("A2_CPUS")),
+        Quota("PREEMPTIBLE_CPUS", False, 0, _cpus("PREEMPTIBLE_CPUS")),
         Quota("SSD_TOTAL_GB", False, 40960, _disks),
         Quota("INSTANCES", False, 1000, _machines),
         Quota("NETWORKS", True, 50, _number("gcp:compute/network:Network")),
@@ -180,27 +186,28 @@ def refusal(world: World, name: str, project: str, region: str, wanted: float) -
     return f"Quota '{metric}' exceeded.  Limit: {most}.0 {where}."
 
 
-def wants(row: Body) -> dict[str, float]:
+def wants(world: World, row: Body) -> dict[str, float]:
     """What a VM counts, by quota."""
     gpus: int = row["gpu"]["count"] if row["gpu"] else 0
     sizes = {"GPUS": gpus, "CPUS": vcpus(row["machineType"])}
     counted: dict[str, float] = {
         name: sizes["CPUS" if name.endswith("CPUS") or "CPUS_" in name else "GPUS"]
-        for name in metrics(row)
+        for name in metrics(world, row)
     }
     return counted | {"SSD_TOTAL_GB": row["bootDiskGb"], "INSTANCES": 1}
 
 
-def metrics(row: Body) -> list[str]:
+def metrics(world: World, row: Body) -> list[str]:
     """The quotas in which a VM's GPUs and CPUs count."""
-    family: str = row["machineType"].partition("-")[0]
-    cpus = [CPU_METRICS[family]] if family in CPU_METRICS else []
-    found = ["CPUS_ALL_REGIONS", *cpus]
+    found: list[str] = []
+    passing = row["scheduling"].get("provisioningModel") in PASSING
+    if row["machineType"].partition("-")[0] in COUNTED_BY_CPUS:
+        apart = passing and limit(world, "PREEMPTIBLE_CPUS") > 0
+        found += ["CPUS_ALL_REGIONS", "PREEMPTIBLE_CPUS" if apart else "CPUS"]
     if row["gpu"]:
         gpu = catalogue.gpu(row["gpu"]["type"])
-        spot = row["scheduling"].get("provisioningModel") == "SPOT"
-        own = gpu.spot_quota if spot else gpu.quota or gpu.quota_family
-        found += ["GPUS_ALL_REGIONS", own]
+        apart = passing and limit(world, gpu.spot_quota) > 0
+        found += ["GPUS_ALL_REGIONS", gpu.spot_quota if apart else gpu.quota or gpu.quota_family]
     return found
 
 

@@ -57,7 +57,8 @@ class Hub:
                 (404, "Repository not found") if known else (401, "Invalid username or password.")
             )
             return _error(status, "RepoNotFound", words)
-        here = _repository(name, path["revision"] or "main")
+        other = self._world.accounts.hugging_face_sizes.get(name)
+        here = _repository(name, path["revision"] or "main", other or found.weights)
         if here is None:
             return _error(404, "RevisionNotFound", f"Invalid rev id: {path['revision']}")
         if about and about["what"] == "tree":
@@ -95,7 +96,7 @@ class Hub:
 
 
 @lru_cache(maxsize=4)
-def _repository(name: str, revision: str) -> Repository | None:
+def _repository(name: str, revision: str, weights: int) -> Repository | None:
     """The repository at a commit, branch or tag; None when there is no such revision.
 
     There are a branch, `main`, and a tag of an older commit, `v1`. Which commits exist in life
@@ -107,7 +108,7 @@ def _repository(name: str, revision: str) -> Repository | None:
     commit = revision
     if revision in ("main", "v1"):
         commit = hashlib.sha1(f"{name}@{revision}".encode()).hexdigest()  # noqa: S324 as git
-    return Repository(name, config(found), found.weights, commit)
+    return Repository(name, config(found), weights, commit)
 
 
 def _page(request: web.BaseRequest, entries: list[dict[str, Any]]) -> web.Response:
@@ -135,7 +136,7 @@ def _information(found: Model, here: Repository) -> dict[str, Any]:
         "id": found.name,
         "sha": here.commit,
         "gated": "manual" if found.gated else False,
-        "usedStorage": found.weights,
+        "usedStorage": sum(file.blob.real_size for file in here.files.values()),
         "siblings": [
             {"rfilename": path, "size": file.blob.real_size} for path, file in here.files.items()
         ],

@@ -1,6 +1,7 @@
 """A check, what it can find, and running many of them side by side."""
 
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -76,6 +77,15 @@ def look(check: Check) -> Finding:
         because = f"the answer is not as it is documented ({type(error).__name__}: {error})"
         step = "is there a proxy on the way? If not, the service has changed: go on without"
         return Finding(check.name, "cannot know", because, step)
+    except Exception as error:  # a file that the environment names is not there, and the like
+        because = f"something is amiss on this machine ({type(error).__name__}: {error})"
+        step = "look at the environment (REQUESTS_CA_BUNDLE, SSL_CERT_FILE, HTTPS_PROXY)"
+        return Finding(check.name, "cannot know", because, step)
+
+
+def sendable(token: str) -> bool:
+    """Whether a token can stand in a header: of visible characters, as all that are given out."""
+    return re.fullmatch("[!-~]+", token) is not None
 
 
 def run(checks: Iterable[Check], limit_s: float = LIMIT_S) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from components.settings import Settings
-from scripts.checks.check import Check, FailsError, Shared, UnknownError
+from scripts.checks.check import Check, FailsError, Shared, UnknownError, sendable
 from scripts.checks.sessions import Sessions
 
 T = TypeVar("T")
@@ -26,6 +26,7 @@ RETRIES = Retry(
     raise_on_status=False,
 )
 TOKENS = "https://dash.cloudflare.com/profile/api-tokens"
+SET_TOKEN = "pulumi config set --secret cloudflare:apiToken"  # noqa: S105 a command
 NOBODY, NOTHING = "00000000-0000-0000-0000-000000000000", "0" * 32
 """Ids that nothing has: to change it takes the permission, and does nothing."""
 SERVICE_TOKENS = 50
@@ -47,19 +48,29 @@ class Permission(NamedTuple):
 
     name: str
     scope: str
+    method: str
+    """The one with which this API changes such a thing; with another it refuses everybody."""
     path: str
 
 
 PERMISSIONS = (
-    Permission("Cloudflare Tunnel", "Account", f"accounts/{{account}}/cfd_tunnel/{NOBODY}"),
     Permission(
-        "Access: Apps and Policies", "Account", f"accounts/{{account}}/access/apps/{NOBODY}"
+        "Cloudflare Tunnel", "Account", "PATCH", f"accounts/{{account}}/cfd_tunnel/{NOBODY}"
     ),
     Permission(
-        "Access: Service Tokens", "Account", f"accounts/{{account}}/access/service_tokens/{NOBODY}"
+        "Access: Apps and Policies", "Account", "PUT", f"accounts/{{account}}/access/apps/{NOBODY}"
     ),
-    Permission("DNS", "Zone", f"zones/{{zone}}/dns_records/{NOTHING}"),
+    Permission(
+        "Access: Service Tokens",
+        "Account",
+        "PUT",
+        f"accounts/{{account}}/access/service_tokens/{NOBODY}",
+    ),
+    Permission("DNS", "Zone", "PATCH", f"zones/{{zone}}/dns_records/{NOTHING}"),
 )
+ASTRAY = frozenset({7000, 7003, 10000})
+"""Cloudflare's codes for a question that it turned away before anything was looked up: no such
+route, a method or a token that may not take it."""
 
 
 class Cloudflare:
@@ -70,6 +81,11 @@ class Cloudflare:
         self._shared = Shared()
         self._sessions = Sessions(self._session)
 
+    @property
+    def token_is_odd(self) -> bool:
+        """There is a token, with characters that none has."""
+        return bool(self._token) and not sendable(self._token)
+
     def ask(
         self, path: str, method: str = "GET", parameters: Mapping[str, str | int] | None = None
     ) -> dict[str, Any] | Refusal:
@@ -77,9 +93,11 @@ class Cloudflare:
         if not self._token:
             raise UnknownError(
                 "there is no API token here",
-                "pulumi config set --secret cloudflare:apiToken; or CLOUDFLARE_API_TOKEN, or what"
-                " pulumi needs to decrypt it, in the environment",
+                f"{SET_TOKEN}; or CLOUDFLARE_API_TOKEN, or what pulumi needs to decrypt it, in the"
+                " environment",
             )
+        if not sendable(self._token):
+            raise UnknownError("the API token cannot be one (see: Cloudflare: token)", SET_TOKEN)
         body: dict[str, Any] = {} if method == "GET" else {"json": {}}
         try:
             answer = self._sessions.mine().request(
@@ -162,12 +180,17 @@ def token(cloudflare: Cloudflare, settings: Settings) -> str:
 
 
 def _token(cloudflare: Cloudflare, settings: Settings) -> str:
+    if cloudflare.token_is_odd:
+        raise FailsError("it has spaces or characters that no token has", f"again: {SET_TOKEN}")
     answer = cloudflare.ask("user/tokens/verify")
     if isinstance(answer, Refusal):  # a token may be an account's own, and no person's
         answer = cloudflare.ask(f"accounts/{settings.cloudflare_account_id}/tokens/verify")
-    make = f"make a new one ({TOKENS}), then: pulumi config set --secret cloudflare:apiToken"
-    if isinstance(answer, Refusal):
+    make = f"make a new one ({TOKENS}), then: {SET_TOKEN}"
+    if isinstance(answer, Refusal) and answer.status in (400, 401, 403):
         raise FailsError(f"Cloudflare does not know it: {answer.message} ({answer.code})", make)
+    if isinstance(answer, Refusal):
+        because = f"Cloudflare answers {answer.message} ({answer.code})"
+        raise UnknownError(because, f"look: {TOKENS}")
     state: dict[str, Any] = answer["result"]
     if state["status"] != "active":
         raise FailsError(f"it is {state['status']}", make)
@@ -184,18 +207,25 @@ def allowed(cloudflare: Cloudflare, settings: Settings, permission: Permission) 
     path = permission.path.format(
         account=settings.cloudflare_account_id, zone=settings.cloudflare_zone_id
     )
-    verb = "PATCH" if permission.scope == "Zone" else "PUT"
-    answer = cloudflare.ask(path, verb)
-    if not isinstance(answer, Refusal) or answer.status in (400, 404):
+    answer = cloudflare.ask(path, permission.method)
+    if not isinstance(answer, Refusal):
+        raise UnknownError("Cloudflare changed what does not exist", f"look: {TOKENS}")
+    if answer.status in (400, 404) and answer.code not in ASTRAY:
         return "yes"
+    grant = f"{permission.scope}: {permission.name}: Edit"
+    if answer.status == 405:
+        # Reported of tokens that may only read, and of some ids that do not exist.
+        raise UnknownError(
+            f"Cloudflare turns the question away: {answer.message} ({answer.code})",
+            f"see that it has {grant}: {TOKENS}",
+        )
     if answer.status in (401, 403):
         if _not_good(cloudflare, settings):
             because = "Cloudflare does not take the token (see: Cloudflare: token)"
             raise UnknownError(because, TOKENS)
         raise FailsError(
             f"it may not: {answer.message} ({answer.code})",
-            f"add {permission.scope}: {permission.name}: Edit to it, for this"
-            f" {permission.scope.lower()}: {TOKENS}",
+            f"add {grant} to it, for this {permission.scope.lower()}: {TOKENS}",
         )
     raise UnknownError(f"Cloudflare answers {answer.message} ({answer.code})", f"look: {TOKENS}")
 

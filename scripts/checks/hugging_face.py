@@ -9,7 +9,7 @@ from requests.adapters import HTTPAdapter
 from components.models import models
 from components.settings import Settings
 from scripts import hugging_face
-from scripts.checks.check import Check, FailsError, Shared, UnknownError
+from scripts.checks.check import Check, FailsError, Shared, UnknownError, sendable
 
 TIMEOUT = (hugging_face.CONNECT_TIMEOUT, hugging_face.READ_TIMEOUT)
 TOKENS = f"{hugging_face.HUB}/settings/tokens"
@@ -33,6 +33,8 @@ class Hub:
         return self._shared.once(path, lambda: self._ask(path))
 
     def _ask(self, path: str) -> tuple[int, str, Any]:
+        if self.token and not sendable(self.token):
+            raise UnknownError("the token cannot be one (see: Hugging Face: token)", SET_TOKEN)
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         with requests.Session() as http:
             http.mount("https://", HTTPAdapter(max_retries=hugging_face.RETRIES))
@@ -63,6 +65,8 @@ def checks(hub: Hub, settings: Settings) -> Iterator[Check]:
 
 def token(hub: Hub) -> str:
     """The hub knows the token."""
+    if not sendable(hub.token):
+        raise FailsError("it has spaces or characters that no token has", f"again: {SET_TOKEN}")
     status, _, found = hub.ask("api/whoami-v2")
     if status == 401 and isinstance(found["error"], str):
         raise FailsError(

@@ -14,14 +14,16 @@ from components.settings import Settings
 from scripts import google_api
 from scripts.checks.check import Check, FailsError, Finding, Increase, UnknownError
 from scripts.checks.google import Google
+from scripts.google_api import GoogleError
 
 COMPUTE, RUN = "compute.googleapis.com", "run.googleapis.com"
 FAMILY = "GPUS-PER-GPU-FAMILY-per-project-region"
 """Google counts its newest GPUs by family, which regions.get leaves out; the Cloud Quotas API has
 them."""
-CPU_METRICS = {"a2": "A2_CPUS", "e2": "CPUS", "n1": "CPUS"}
-"""Machine family -> the metric of its CPUs. Those of the newer ones (g2, g4, a3, a4) have none that
-an API shows; their machines are limited by GPUs."""
+GPU_QUOTA_ONLY = frozenset({"a2", "a3", "a4", "g2", "g4"})
+"""Machine families that need quota for their GPUs only, says Google, and none for CPUs
+(cloud.google.com/compute/resource-usage#cpu_quota). Whether they count in CPUS_ALL_REGIONS all the
+same, nobody has written down."""
 SSD_DISKS = frozenset({"pd-balanced", "pd-ssd"})
 CONNECTOR_CPUS = 2
 """An e2-micro counts two (cloud.google.com/compute/docs/general-purpose-machines)."""
@@ -48,6 +50,17 @@ class Need(NamedTuple):
     unit: str = ""
     """What it is shown in, and how many of the quota's own are one of that."""
     one: int = 1
+    instead: "Need | None" = None
+    """What counts in its place where the project has none of it."""
+    doubtful: str = ""
+    """Why it may not count at all: a limit that is too low is no failure then."""
+    at_first: int = 0
+    """What a project without any is given by itself, when it takes some for the first time."""
+
+    @property
+    def title(self) -> str:
+        """What people are told it is."""
+        return f"GPUs of family {self.family}" if self.family else self.name
 
     @property
     def id(self) -> str:
@@ -63,8 +76,9 @@ class Need(NamedTuple):
 def needs(settings: Settings) -> list[Need]:
     """All that is limited, of what the stack has at the same time.
 
-    External addresses are not among it: Cloud NAT's own do not count
-    (cloud.google.com/nat/docs/ports-and-addresses), and nothing else has one.
+    External addresses are not among it: those that Cloud NAT takes by itself are listed as static
+    ones and yet do not count (cloud.google.com/nat/docs/ports-and-addresses, as others quote it),
+    and nothing else has one.
     """
     return [
         *(_of_machines(settings) if settings.platform == "vm" else _of_service(settings)),
@@ -76,16 +90,24 @@ def needs(settings: Settings) -> list[Need]:
 def _of_machines(settings: Settings) -> Iterator[Need]:
     machine, gpu = settings.machine, catalogue.gpu(settings.gpu)
     gpus, cpus = machine.count * settings.replicas, machine.vcpus * settings.replicas
-    if settings.provisioning == "spot":
-        yield Need(gpu.spot_quota, gpus)
-    elif gpu.quota:
-        yield Need(gpu.quota, gpus)
-    else:
-        yield Need(gpu.quota_family, gpus, family=gpu.quota_family)
+    family = machine.machine_type.partition("-")[0]
+    standard = Need(
+        gpu.quota or gpu.quota_family, gpus, family="" if gpu.quota else gpu.quota_family
+    )
+    # Where nothing is set aside for machines that may be taken away, or that end by themselves,
+    # they count as others do (docs.cloud.google.com/compute/docs/instances/spot, "Quotas";
+    # Compute Engine's release notes of 2024-06-18).
+    passing = settings.provisioning != "standard"
+    yield Need(gpu.spot_quota, gpus, instead=standard) if passing else standard
     yield Need("GPUS_ALL_REGIONS", gpus, everywhere=True)
-    yield Need("CPUS_ALL_REGIONS", cpus, everywhere=True)
-    if metric := CPU_METRICS.get(machine.machine_type.partition("-")[0]):
-        yield Need(metric, cpus)
+    doubtful = (
+        f"Google says that {family} machines need no quota for CPUs, but not whether this counts"
+    )
+    doubtful = doubtful if family in GPU_QUOTA_ONLY else ""
+    yield Need("CPUS_ALL_REGIONS", cpus, everywhere=True, doubtful=doubtful)
+    if family not in GPU_QUOTA_ONLY:
+        ordinary = Need("CPUS", cpus)
+        yield Need("PREEMPTIBLE_CPUS", cpus, instead=ordinary) if passing else ordinary
     if machine.boot_disk in SSD_DISKS:
         yield Need("SSD_TOTAL_GB", settings.boot_disk_gb * settings.replicas)
 
@@ -95,7 +117,11 @@ def _of_service(settings: Settings) -> Iterator[Need]:
     instances = settings.max_instances + ROLLOUT
     name, one = CLOUD_RUN[settings.gpu]
     redundancy = "" if settings.zonal_redundancy else "NoZonalRedundancy"
-    yield Need(f"{name}{redundancy}PerProjectRegion", instances * one, service=RUN)
+    # As it is reported of L4s. Nothing of the kind is known of the others.
+    at_first = 3 * one if settings.gpu == "nvidia-l4" and not settings.zonal_redundancy else 0
+    yield Need(
+        f"{name}{redundancy}PerProjectRegion", instances * one, service=RUN, at_first=at_first
+    )
     cpus = instances * (settings.cpus or least_cpus) * 1000
     yield Need("CpuAllocPerProjectRegion", cpus, service=RUN, unit=" vCPU", one=1000)
     memory = instances * (settings.memory_gib or least_gib) * 2**30
@@ -110,55 +136,95 @@ def checks(google: Google, settings: Settings) -> Iterator[Check]:
     """One for each quota."""
     for need in needs(settings):
         where = "everywhere" if need.everywhere else settings.region
-        name = f"GPUs of family {need.family}" if need.family else need.name
-        yield Check(f"Google: quota {name}, {where}", lambda it=need: granted(google, settings, it))
+        name = f"Google: quota {need.title}, {where}"
+        yield Check(name, lambda it=need: granted(google, settings, it))
 
 
 def granted(google: Google, settings: Settings, need: Need) -> str:
     """The project may have what the stack takes, beside what others in it have."""
     limit, used, ours = _state(google, settings, need)
     others = max(0, used - ours)
+    if need.instead and not limit:
+        return _granted_instead(google, settings, need, need.instead)
     if others + need.amount > limit:
-        dimensions = {} if need.everywhere else {"region": settings.region}
-        dimensions |= {"gpu_family": need.family} if need.family else {}
-        wanted = int(others) + need.amount
-        taken = f", {others / need.one:g} of it taken" if others else ""
+        taken = f", {others / need.one:g} of it in use" if others else ""
         most = f"{limit / need.one:g}{taken}"
-        raise FailsError(
-            f"{need.amount / need.one:g}{need.unit} needed, the limit is {most}",
-            f"ask for {wanted} of {need.id}: ./scripts/preflight --stack {settings.stack} --fix"
-            " --email YOU@EXAMPLE.COM, or"
-            f" https://console.cloud.google.com/iam-admin/quotas?project={google.project}",
-            Increase(need.service, need.id, dimensions, wanted),
-        )
-    taken = f", {others / need.one:g} taken" if others else ""
+        short = f"{need.amount / need.one:g}{need.unit} needed, the limit is {most}"
+        if not limit and need.amount <= need.at_first:
+            given = (
+                f"{short}; but Google gives a project {need.at_first / need.one:g} of it by itself"
+                " when it is the first time in a region"
+            )
+            step = f"try it; if it is not given: {_ask_for(google, settings, need, others)}"
+            raise UnknownError(given, step)
+        if need.doubtful:
+            step = f"try it; where it does count: {_ask_for(google, settings, need, others)}"
+            raise UnknownError(f"{short}; {need.doubtful}", step)
+        raise _too_little(google, settings, need, short, others)
+    taken = f", {others / need.one:g} in use" if others else ""
     return f"{need.amount / need.one:g} of {limit / need.one:g}{need.unit}{taken}"
+
+
+def _granted_instead(google: Google, settings: Settings, need: Need, instead: Need) -> str:
+    """The same, where another quota counts in the place of one that the project has nothing of."""
+    try:
+        return f"{granted(google, settings, instead)}, of {instead.title}: there is no other"
+    except FailsError as error:
+        short = f"the limit is 0, and of {instead.title}, which counts then: {error}"
+        raise _too_little(google, settings, need, short, 0) from None
+
+
+def _too_little(
+    google: Google, settings: Settings, need: Need, short: str, others: float
+) -> FailsError:
+    dimensions = {} if need.everywhere else {"region": settings.region}
+    dimensions |= {"gpu_family": need.family} if need.family else {}
+    increase = Increase(need.service, need.id, dimensions, int(others) + need.amount)
+    return FailsError(short, _ask_for(google, settings, need, others), increase)
+
+
+def _ask_for(google: Google, settings: Settings, need: Need, others: float) -> str:
+    return (
+        f"ask for {int(others) + need.amount} of {need.id}: ./scripts/preflight --stack"
+        f" {settings.stack} --fix --email YOU@EXAMPLE.COM, or {_page(google)}"
+    )
+
+
+def _page(google: Google) -> str:
+    return f"https://console.cloud.google.com/iam-admin/quotas?project={google.project}"
 
 
 def _state(google: Google, settings: Settings, need: Need) -> tuple[float, float, float]:
     """The limit, what is used of it, and how much of that is this stack's."""
-    if need.family or need.service == RUN:
-        # The Cloud Quotas API tells limits; what is used, Google keeps to itself there.
-        return _limit_by_id(google, settings, need), 0, 0
-    path = f"compute/v1/projects/{google.project}"
-    if not need.everywhere:
-        path += f"/regions/{settings.region}"
-    for quota in google.get("compute", path)["quotas"]:
-        if quota["metric"] == need.name:
-            limit, used = float(quota["limit"]), float(quota["usage"])
-            # Nobody else's business is looked at unless something of it matters.
-            short = used + need.amount > limit
-            return limit, used, _ours(google, settings, need) if short else 0
-    raise UnknownError(
-        f"Google lists no quota {need.name}",
-        f"look: https://console.cloud.google.com/iam-admin/quotas?project={google.project}",
-    )
+    if not need.family and need.service == COMPUTE:
+        path = f"compute/v1/projects/{google.project}"
+        if not need.everywhere:
+            path += f"/regions/{settings.region}"
+        for quota in google.get("compute", path)["quotas"]:
+            if quota["metric"] == need.name:
+                limit, used = float(quota["limit"]), float(quota["usage"])
+                # Nobody else's business is looked at unless something of it matters.
+                short = used + need.amount > limit
+                return limit, used, _ours(google, settings, need) if short else 0
+    # The Cloud Quotas API tells limits; what is used, Google keeps to itself there.
+    limit = _limit_by_id(google, settings, need)
+    if limit is None and need.instead:  # What nobody was granted is not always listed.
+        return 0, 0, 0
+    if limit is None:
+        raise UnknownError(f"Google lists no quota {need.name}", f"look: {_page(google)}")
+    return limit, 0, 0
 
 
-def _limit_by_id(google: Google, settings: Settings, need: Need) -> float:
-    """A limit that depends on the region, and perhaps on the GPU family."""
+def _limit_by_id(google: Google, settings: Settings, need: Need) -> float | None:
+    """A limit that depends on the region, and perhaps on the GPU family. None where it has none of
+    that name."""
     place = f"v1/projects/{google.project}/locations/global/services/{need.service}/quotaInfos"
-    info = google.get("cloudquotas", f"{place}/{need.id}")
+    try:
+        info = google.ask("cloudquotas", f"{place}/{need.id}")
+    except GoogleError as error:
+        if error.status == 404 and error.reasons:  # else it is not Google that says so
+            return None
+        raise UnknownError(error.message, error.next_step) from None
     if info["quotaId"] != need.id:
         raise ValueError(f"quotaId is {info['quotaId']}")
     values: list[dict[str, Any]] = info.get("dimensionsInfos") or []
@@ -166,11 +232,11 @@ def _limit_by_id(google: Google, settings: Settings, need: Need) -> float:
     for value in values:
         dimensions: dict[str, str] = value.get("dimensions") or {}
         details: dict[str, str] = value.get("details") or {}
-        places: list[str] = value.get("applicableLocations") or [settings.region]
+        here = settings.region if not need.everywhere else "global"
+        places: list[str] = value.get("applicableLocations") or [here]
         fits = dimensions.get("region") in (None, settings.region)
-        if fits and dimensions.get("gpu_family") in (None, need.family or None):
-            here = settings.region in places
-            limits += [(len(dimensions), float(details.get("value", 0)))] if here else []
+        if fits and dimensions.get("gpu_family") in (None, need.family or None) and here in places:
+            limits.append((len(dimensions), float(details.get("value", 0))))
     _, limit = max(limits, default=(0, 0.0))  # the most specific holds; a 0 is left out
     return limit if limit >= 0 else inf
 
