@@ -1,8 +1,8 @@
 """Where rehearsals live in this clone: a folder a run, one for what is kept, the last logs."""
 
 import fcntl
-import os
 import shutil
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -20,7 +20,7 @@ LAST = ALL / "last"
 @contextmanager
 def one_run() -> Generator[Path]:
     """A folder for one rehearsal, removed afterwards; also removes those of killed ones."""
-    home = RUNS / f"{time.time_ns() // 10**6}-{os.getpid()}"
+    home = RUNS / f"{time.time_ns() // 10**6}-{threading.get_native_id()}"
     with _locked(ALL / "runs.lock", wait=True):
         RUNS.mkdir(parents=True, exist_ok=True)
         _remove_stale()
