@@ -12,7 +12,15 @@ CHECKED = frozenset(
     {
         *("stack", "project", "region", "platform", "engine", "engine_version", "model"),
         *("model_revision", "weights", "hugging_face_endpoint", "gpu", "gpu_count"),
-        *("machine_type", "provisioning", "zones", "replicas", "boot_image", "boot_disk_gb"),
+        *(
+            "machine_type",
+            "provisioning",
+            "zones",
+            "replicas",
+            "rollout",
+            "boot_image",
+            "boot_disk_gb",
+        ),
         *("cpus", "memory_gib", "max_instances", "zonal_redundancy", "cloudflared_version"),
         *("hostname", "cloudflare_account_id", "cloudflare_zone_id", "cloudflare_zone_name"),
         *("access_team_name", "consumers"),

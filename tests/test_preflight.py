@@ -238,6 +238,13 @@ SITUATIONS = (
         {"quotas": {SPOT_L4: 1}, "quota_used": {SPOT_L4: 1}},
     ),
     Situation(
+        "quota for one GPU, and none for a new one beside it",
+        f"{QUOTA} {SPOT_L4}, us-central1",
+        "2 needed, the limit is 1, with a new machine beside an old one (rollout: surge)",
+        {"quotas": {SPOT_L4: 1}},
+        {"rollout": "surge"},
+    ),
+    Situation(
         "no quota for GPUs in all regions together",
         f"{QUOTA} GPUS_ALL_REGIONS, everywhere",
         "ask for 1 of GPUS-ALL-REGIONS-per-project",

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from typing import Any, NamedTuple
 
@@ -54,6 +55,8 @@ class Need(NamedTuple):
     """What counts in its place where the project has none of it."""
     doubtful: str = ""
     """Why it may not count at all: a limit that is too low is no failure then."""
+    why: str = ""
+    """Why it is more than somebody may expect."""
     at_first: int = 0
     """What a project without any is given by itself, when it takes some for the first time."""
 
@@ -89,27 +92,32 @@ def needs(settings: Settings) -> list[Need]:
 
 def _of_machines(settings: Settings) -> Iterator[Need]:
     machine, gpu = settings.machine, catalogue.gpu(settings.gpu)
-    gpus, cpus = machine.count * settings.replicas, machine.vcpus * settings.replicas
+    machines, why = settings.replicas, ""
+    if settings.rollout == "surge":  # up to one a zone
+        machines += min(settings.replicas, len(settings.zones))
+        why = "with a new machine beside an old one (rollout: surge)"
+    of_machines = partial(Need, why=why)
+    gpus, cpus = machine.count * machines, machine.vcpus * machines
     family = machine.machine_type.partition("-")[0]
-    standard = Need(
+    standard = of_machines(
         gpu.quota or gpu.quota_family, gpus, family="" if gpu.quota else gpu.quota_family
     )
     # Where nothing is set aside for machines that may be taken away, or that end by themselves,
     # they count as others do (docs.cloud.google.com/compute/docs/instances/spot, "Quotas";
     # Compute Engine's release notes of 2024-06-18).
     passing = settings.provisioning != "standard"
-    yield Need(gpu.spot_quota, gpus, instead=standard) if passing else standard
-    yield Need("GPUS_ALL_REGIONS", gpus, everywhere=True)
+    yield of_machines(gpu.spot_quota, gpus, instead=standard) if passing else standard
+    yield of_machines("GPUS_ALL_REGIONS", gpus, everywhere=True)
     doubtful = (
         f"Google says that {family} machines need no quota for CPUs, but not whether this counts"
     )
     doubtful = doubtful if family in GPU_QUOTA_ONLY else ""
-    yield Need("CPUS_ALL_REGIONS", cpus, everywhere=True, doubtful=doubtful)
+    yield of_machines("CPUS_ALL_REGIONS", cpus, everywhere=True, doubtful=doubtful)
     if family not in GPU_QUOTA_ONLY:
-        ordinary = Need("CPUS", cpus)
-        yield Need("PREEMPTIBLE_CPUS", cpus, instead=ordinary) if passing else ordinary
+        ordinary = of_machines("CPUS", cpus)
+        yield of_machines("PREEMPTIBLE_CPUS", cpus, instead=ordinary) if passing else ordinary
     if machine.boot_disk in SSD_DISKS:
-        yield Need("SSD_TOTAL_GB", settings.boot_disk_gb * settings.replicas)
+        yield of_machines("SSD_TOTAL_GB", settings.boot_disk_gb * machines)
 
 
 def _of_service(settings: Settings) -> Iterator[Need]:
@@ -160,6 +168,7 @@ def granted(google: Google, settings: Settings, need: Need) -> str:
         if need.doubtful:
             step = f"try it; where it does count: {_ask_for(google, settings, need, others)}"
             raise UnknownError(f"{short}; {need.doubtful}", step)
+        short += f", {need.why}" if need.why else ""
         raise _too_little(google, settings, need, short, others)
     taken = f", {others / need.one:g} in use" if others else ""
     return f"{need.amount / need.one:g} of {limit / need.one:g}{need.unit}{taken}"
@@ -326,7 +335,7 @@ class Requests:
             )
         except google_api.GoogleError as error:
             if error.status == 409:
-                return "asked already; Google has not answered yet"
+                return "asked already; how that stands is in IAM & Admin > Quotas"
             return f"not asked: {error}"
         config: dict[str, str] = made.get("quotaConfig") or {}
         granted = int(config.get("grantedValue", 0)) >= wanted.value
