@@ -358,6 +358,12 @@ SITUATIONS = (
         policy("compute.trustedImageProjects", values={"allowedValues": ["projects/ours"]}),
     ),
     Situation(
+        "the organisation forbids Cloud NAT",
+        f"{POLICY} compute.restrictCloudNATUsage",
+        "forbids Cloud NAT",
+        policy("compute.restrictCloudNATUsage", denyAll=True),
+    ),
+    Situation(
         "the organisation forbids service accounts",
         f"{POLICY} iam.disableServiceAccountCreation",
         "iam-admin/orgpolicies",
@@ -620,6 +626,41 @@ def test_few_cpus_do_not_fail_a_machine_that_needs_no_quota_for_them(here: Here,
 
     assert said(found, "fails") == []
     assert said(found, "cannot know") == [f"{QUOTA} CPUS_ALL_REGIONS, everywhere"]
+
+
+LOCATIONS, NAT = "gcp.resourceLocations", "compute.restrictCloudNATUsage"
+
+
+def lists(**values: str) -> dict[str, Any]:
+    """A rule that lists one value as allowed, or as denied."""
+    return {"values": {f"{key}Values": [value, "somewhere"] for key, value in values.items()}}
+
+
+@pytest.mark.parametrize(
+    ("stack", "constraint", "rule", "verdict"),
+    [
+        ("cloud-run", LOCATIONS, lists(allowed="in:eu-locations"), "cannot know"),
+        ("cloud-run", LOCATIONS, lists(allowed="in:europe-west4-locations"), "ok"),
+        ("cloud-run", LOCATIONS, lists(allowed="in:europe-west1-locations"), "fails"),
+        ("cloud-run", LOCATIONS, lists(denied="in:eu-locations"), "cannot know"),
+        ("dev", LOCATIONS, lists(allowed="in:low-carbon-locations"), "cannot know"),
+        ("dev", LOCATIONS, lists(denied="in:eu-locations"), "ok"),
+        ("dev", LOCATIONS, lists(allowed="in:us-locations"), "ok"),
+        ("dev", LOCATIONS, lists(allowed="in:asia-locations"), "fails"),
+        ("dev", NAT, lists(allowed="under:folders/1"), "cannot know"),
+        ("dev", NAT, lists(allowed=f"under:projects/{PROJECT}"), "ok"),
+        ("dev", "compute.disableSerialPortLogging", {"enforce": True}, "cannot know"),
+    ],
+)
+def test_a_policy_is_read_as_far_as_its_words_are_known(
+    here: Here, stack: str, constraint: str, rule: dict[str, Any], verdict: str
+) -> None:
+    """A group of locations that may have the region in it is no failure, and no permission."""
+    here.own(**policy(constraint, **rule))
+
+    found = here.look(stack)
+
+    assert found[f"{POLICY} {constraint}"].verdict == verdict
 
 
 def test_a_first_gpu_on_cloud_run_may_come_by_itself(here: Here) -> None:

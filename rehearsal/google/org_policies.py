@@ -34,5 +34,6 @@ def allows(world: World, constraint: str, value: str) -> bool:
 def _within(value: str, listed: list[str]) -> bool:
     """Whether one of the values is meant; `in:us-central1-locations` is a place and its zones."""
     return any(
-        value == it or value == it.removeprefix("in:").removesuffix("-locations") for it in listed
+        value in (it, it.removeprefix("under:"), it.removeprefix("in:").removesuffix("-locations"))
+        for it in listed
     )

@@ -94,9 +94,11 @@ def within_quota(operation: Operation, body: Body) -> None:
 def not_forbidden(operation: Operation, body: Body) -> None:
     """The organisation's policies hold for everybody."""
     place = body.get("region") or body.get("location") or ""
+    nat = operation.type == "gcp:compute/routerNat:RouterNat"
     forbidden = (
         ("gcp.resourceLocations", place.lower()),
         ("iam.disableServiceAccountCreation", "new account" if _is_account(operation) else ""),
+        ("compute.restrictCloudNATUsage", f"projects/{_project(operation, body)}" if nat else ""),
     )
     for constraint, value in forbidden:
         if value and not org_policies.allows(operation.world, constraint, value):

@@ -1,6 +1,7 @@
 """What Google must grant before a stack can come up: access, payment, APIs, permissions, places."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import requests
@@ -8,6 +9,7 @@ from google.auth.credentials import Credentials
 from google.auth.exceptions import RefreshError
 from google.auth.transport.requests import Request
 
+from components import catalogue
 from components.google_apis import called, used_later
 from components.hardware import CONNECTOR
 from components.settings import Settings
@@ -242,6 +244,10 @@ def allowed(google: Google, settings: Settings) -> str:
 # Policies
 
 
+def _never(value: str) -> bool:
+    return False
+
+
 class Policy(NamedTuple):
     """A constraint of an organisation's that can forbid a part of a stack."""
 
@@ -253,14 +259,22 @@ class Policy(NamedTuple):
     """What of the stack it forbids."""
     instead: str
     """What to do, besides asking whoever looks after the organisation."""
+    broad: Callable[[str], bool] = _never
+    """Whether a value that a policy lists may mean what the stack uses, in words of its own."""
+    perhaps: bool = False
+    """Nobody has written down that it forbids it; only that it may."""
 
 
 def policies(settings: Settings) -> Iterator[Policy]:
     """Those that concern a stack (cloud.google.com/resource-manager/docs/organization-policy)."""
     region = settings.region
-    places = (region, f"in:{region}-locations", f"in:{region.partition('-')[0]}-locations")
+    places = (region, f"in:{region}-locations", f"in:{_continent(region)}-locations")
     yield Policy(
-        "gcp.resourceLocations", places, f"resources in {region}", "set another gcp:region"
+        "gcp.resourceLocations",
+        places,
+        f"resources in {region}",
+        "set another gcp:region",
+        broad=partial(_may_hold, region),
     )
     yield Policy(
         "iam.disableServiceAccountCreation", (), "the accounts that the machines run as", ""
@@ -269,6 +283,20 @@ def policies(settings: Settings) -> Iterator[Policy]:
     instead = "set bootImage to an image of an allowed project" if settings.platform == "vm" else ""
     values = (owner, f"is:{owner}", f"under:{owner}")
     yield Policy("compute.trustedImageProjects", values, f"boot images of {owner}", instead)
+    # A machine without an address of its own reaches nobody without it.
+    mine = f"projects/{settings.project}"
+    yield Policy(
+        "compute.restrictCloudNATUsage",
+        (mine, f"is:{mine}", f"under:{mine}"),
+        "Cloud NAT",
+        "",
+        broad=_is_above_projects,
+    )
+    # Cloud Composer's machines, which log in the same way, are refused with it
+    # (docs.cloud.google.com/composer/docs/composer-1/known-issues).
+    yield Policy(
+        "compute.disableSerialPortLogging", (), "logs by the serial port", "", perhaps=True
+    )
     if settings.platform == "cloud-run":
         values = ("internal", "is:internal")
         yield Policy(
@@ -276,30 +304,62 @@ def policies(settings: Settings) -> Iterator[Policy]:
         )
 
 
+CONTINENTS = {"eu": "europe", "us": "northamerica"}
+"""Words in names of groups of locations -> the continent's; others are the same."""
+
+
+def _continent(place: str) -> str:
+    return place.partition("-")[0]
+
+
+def _is_above_projects(value: str) -> bool:
+    return value.startswith(("under:folders/", "under:organizations/"))
+
+
+def _may_hold(region: str, group: str) -> bool:
+    """Whether a group of locations (`in:eu-locations`) may have the region in it.
+
+    Those of another continent have not, and neither has another region.
+    """
+    name = group.removeprefix("in:").removesuffix("-locations")
+    if not group.startswith("in:") or name[-1:].isdigit():
+        return False
+    here, there = (CONTINENTS.get(it, it) for it in (_continent(region), _continent(name)))
+    known = {_continent(it) for it in catalogue.regions()} | {"eu", "africa"}
+    return there == here or _continent(name) not in known
+
+
 def obey(google: Google, policy: Policy) -> str:
     """The organisation allows it."""
     path = f"v2/projects/{google.project}/policies/{policy.constraint}:getEffectivePolicy"
     answer = google.get("orgpolicy", path)
     rules = [rule for rule in answer["spec"].get("rules") or () if not rule.get("condition")]
-    if any(_forbids(rule, policy) for rule in rules):
-        page = f"https://console.cloud.google.com/iam-admin/orgpolicies?project={google.project}"
-        ask = f"ask whoever looks after the organisation for an exception: {page}"
+    page = f"https://console.cloud.google.com/iam-admin/orgpolicies?project={google.project}"
+    ask = f"ask whoever looks after the organisation for an exception: {page}"
+    verdicts = {_forbids(rule, policy) for rule in rules}
+    if True in verdicts and not policy.perhaps:
         raise FailsError(
             f"the organisation forbids {policy.forbids}",
             f"{policy.instead}, or {ask}" if policy.instead else ask,
         )
+    if verdicts - {False}:
+        because = f"the organisation may forbid {policy.forbids} with it"
+        raise UnknownError(because, f"look: {page}")
     return "allowed"
 
 
-def _forbids(rule: Mapping[str, Any], policy: Policy) -> bool:
+def _forbids(rule: Mapping[str, Any], policy: Policy) -> bool | None:
+    """Whether it does; None where it lists something whose meaning is not known here."""
     listed: Mapping[str, Any] = rule.get("values") or {}
-    allowed, denied = listed.get("allowedValues"), listed.get("deniedValues") or ()
-    return bool(
-        rule.get("denyAll")
-        or (not policy.values and rule.get("enforce"))
-        or (policy.values and allowed and not set(allowed) & set(policy.values))
-        or set(denied) & set(policy.values)
-    )
+    allowed, denied = set(listed.get("allowedValues") or ()), set(listed.get("deniedValues") or ())
+    ours = set(policy.values)
+    if not ours:
+        return bool(rule.get("enforce"))
+    if rule.get("denyAll") or denied & ours:
+        return True
+    if allowed and not allowed & ours:
+        return None if any(map(policy.broad, allowed)) else True
+    return None if any(map(policy.broad, denied)) else False
 
 
 # Machines
