@@ -212,6 +212,7 @@ def _document(stack: str, found: Audit) -> dict[str, object]:
     return {
         "stack": stack,
         "ok": found.ok,
+        "stack_is_known": found.state and found.state.known,
         "things": [
             {
                 "verdict": it.verdict,
@@ -246,17 +247,32 @@ def _page(settings: Settings, found: Audit) -> Iterator[str]:
         yield _line(it, width)
         if it.verdict == "left over" and it.because != IN_STATE:
             yield f"{'':13}{_shown(it.thing.delete)}"
-    for it in found.unknown:
-        yield f"{'cannot know':13}{it.name}"
-        yield from _wrapped(f"because {it.detail}")
-        yield from _wrapped(f"next: {it.next_step}")
+    yield from _unknown(found.unknown)
     yield from _sum(settings, found)
+    if of["left over"] and found.state and not found.state.known:
+        yield from textwrap.wrap(
+            f"Where Pulumi is logged in (pulumi whoami --verbose) there is no stack {stack}. Should"
+            " it stand elsewhere, log in there and look again before anything is deleted.",
+            WIDTH,
+        )
     if any(it.because == IN_STATE for it in of["left over"]):
         yield f"What its state has goes with it: pulumi destroy --stack {stack}"
     if of["missing"]:
         yield f"What is missing was deleted by hand: pulumi refresh --stack {stack}"
     if found.state and found.state.interrupted:
         yield f"A command was killed while it created something: ./scripts/repair --stack {stack}"
+
+
+def _unknown(findings: Iterable[Finding]) -> Iterator[str]:
+    """What nobody can tell; what has the same reason together."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for it in findings:
+        alike.setdefault((it.detail, it.next_step), []).append(it.name)
+    for (because, next_step), names in alike.items():
+        for name in names:
+            yield f"{'cannot know':13}{_shown(name)}"
+        yield from _wrapped(f"because {because}")
+        yield from _wrapped(f"next: {next_step}")
 
 
 def _sum(settings: Settings, found: Audit) -> Iterator[str]:

@@ -30,13 +30,15 @@ class State(NamedTuple):
     """`project`, `region`, `accountId`, `zoneId` -> those in which it has, or had, something."""
     interrupted: bool
     """Whether a command was killed, and something was being created."""
+    known: bool = True
+    """Whether there is a stack of the name where Pulumi is logged in."""
 
     def has(self, type: str, id: str) -> bool:
         """Whether it has a thing."""
         return f"{type} {id}" in self.protected
 
 
-EMPTY = State({}, {}, interrupted=False)
+EMPTY = State({}, {}, interrupted=False, known=False)
 
 
 def read(stack: str) -> State:
@@ -76,12 +78,9 @@ def parsed(exported: Mapping[str, Any]) -> State:
 
     def said(package: str, *names: str) -> frozenset[str]:
         """What outputs of these names say; those that are secret are objects."""
-        values: list[object] = [
-            (it.get("outputs") or {}).get(name)
-            for it in resources
-            if it["type"].startswith(package)
-            for name in names
-        ]
+        ours = [it for it in resources if it["type"].startswith(package)]
+        outputs: list[Mapping[str, object]] = [it.get("outputs") or {} for it in ours]
+        values = (it.get(name) for it in outputs for name in names)
         return frozenset(it.lower() for it in values if isinstance(it, str))
 
     seen = {
