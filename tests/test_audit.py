@@ -471,6 +471,7 @@ UNKNOWNS: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("the person may not see secrets", LACKING, "secrets", "secretmanager.secrets.list"),
     ("the person may not see Cloud Run", LACKING, "Cloud Run jobs", "run.locations.list"),
     ("the person may not see roles", LACKING, "roles of service accounts", "getIamPolicy"),
+    ("the region is closed", {"closed_locations": [REGION]}, "Cloud Run jobs", f"/{REGION}"),
     ("nobody pays", {"unbilled_projects": [PROJECT]}, "instances", "billing"),
     ("the login is no longer good", {"google_refresh_tokens": []}, "networks", "login"),
     (

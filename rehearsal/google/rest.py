@@ -128,6 +128,11 @@ class Api:
         self._count(caller, payer, parts.get("project", ""))
         if route.permission and not project.public(parts.get("project", "")):
             self.authorize(caller, route.permission, name)
+        location = parts.get("location", "")
+        if location in self._world.accounts.closed_locations:
+            message = f"Permission denied on 'locations/{location}' (or it may not exist)."
+            where = {"consumer": f"projects/{parts['project']}", "location": location}
+            raise Refusal(message, "LOCATION_POLICY_VIOLATED", **where)
         text = await request.text()
         call = Call(caller, name, parts, request.query, json.loads(text) if text else {})
         answer = route.answer(call)

@@ -89,7 +89,7 @@ def records(
 def things(cloudflare: Cloudflare, marks: Marks, account: str, titled: Titled) -> Iterator[Thing]:
     """Applications, policies or service tokens of Access's."""
     for row in cloudflare.items(f"accounts/{account}/{titled.path}"):
-        if marks.titled(str(row["name"])):
+        if marks.titled(str(row.get("name", ""))):
             command = delete(f"accounts/{account}/{titled.path}/{row['id']}")
             where = f"account {account}"
             yield Thing(titled.kind, row["name"], where, row["id"], command, titled.type)

@@ -43,6 +43,9 @@ GO_WITH: Mapping[str, str] = {
 NOTHING_THERE = "NO_RESULTS_ON_PAGE"
 """The warning of an aggregated list that hides nothing
 (cloud.google.com/compute/docs/reference/rest/v1/instances/aggregatedList)."""
+CLOSED = "LOCATION_POLICY_VIOLATED"
+"""Why Google refuses a location for which a project must be admitted, such as me-central2
+(github.com/firezone/firezone/pull/7711)."""
 MOST_ACCOUNTS = 100
 """Service accounts on a page
 (cloud.google.com/iam/docs/reference/rest/v1/projects.serviceAccounts/list)."""
@@ -83,10 +86,11 @@ GLOBAL_FLAG = ("addresses", "healthChecks")
 def listings(google: Google, marks: Marks, regions: Collection[str]) -> Iterator[Listing]:
     """Everywhere that something of a stack may be, in one project.
 
-    Builds are looked for in `regions`, all else wherever it may be.
+    `regions` are those that the stack is known to be in. Builds are looked for there, all else
+    wherever it may be.
     """
     name = f"Google ({google.project})"
-    run = RunThings(google, marks)
+    run = RunThings(google, marks, regions)
     yield Listing(f"{name}: Cloud Run services", run.services)
     yield Listing(f"{name}: Cloud Run jobs", run.jobs)
     yield Listing(f"{name}: Cloud Build", lambda: builds(google, marks, sorted(regions)))
@@ -94,7 +98,7 @@ def listings(google: Google, marks: Marks, regions: Collection[str]) -> Iterator
     for noun in NOUNS:
         label = f"{name}: {noun.collection}"
         yield Listing(label, lambda it=noun: compute.look(it))
-    yield Listing(f"{name}: repositories of images", lambda: repositories(google, marks))
+    yield Listing(f"{name}: repositories of images", lambda: repositories(google, marks, regions))
     yield Listing(f"{name}: secrets", lambda: secrets(google, marks))
     yield Listing(f"{name}: buckets", lambda: buckets(google, marks))
     yield Listing(f"{name}: roles of service accounts", lambda: roles(google, marks))
@@ -218,13 +222,30 @@ def locations(google: Google, service: str) -> list[str]:
     return found
 
 
+def everywhere(
+    google: Google, service: str, path: str, noun: str, own: Collection[str]
+) -> Iterator[Row]:
+    """The items of a list in every location, `path` with the location in it.
+
+    A location may be listed, and not be open to the project; then there is nothing in it, unless
+    it is one of the stack's own.
+    """
+    for place in locations(google, service):
+        try:
+            yield from google.items(service, path.format(location=place), noun)
+        except UnknownError as error:
+            if CLOSED not in error.reasons or place in own:
+                raise
+
+
 class RunThings:
     """What Cloud Run has of a stack. Its lists know one location at a time
     (cloud.google.com/run/docs/reference/rest/v2/projects.locations.services/list)."""
 
-    def __init__(self, google: Google, marks: Marks) -> None:
+    def __init__(self, google: Google, marks: Marks, regions: Collection[str]) -> None:
         self._google = google
         self._marks = marks
+        self._regions = regions
 
     def services(self) -> Iterator[Thing]:
         """Services."""
@@ -244,9 +265,8 @@ class RunThings:
                 yield self._thing("Cloud Run job", JOB, row, ["jobs"])
 
     def _rows(self, noun: str) -> Iterator[Row]:
-        for place in locations(self._google, "run"):
-            path = f"v2/projects/{self._google.project}/locations/{place}/{noun}"
-            yield from self._google.items("run", path, noun)
+        path = f"v2/projects/{self._google.project}/locations/{{location}}/{noun}"
+        yield from everywhere(self._google, "run", path, noun, self._regions)
 
     def _thing(
         self, kind: str, type: str, row: Row, words: list[str], of: str = "", verb: str = "delete"
@@ -275,24 +295,21 @@ def builds(google: Google, marks: Marks, regions: Iterable[str]) -> Iterator[Thi
                 yield Thing("running build", row["id"], where, id, command)
 
 
-def repositories(google: Google, marks: Marks) -> Iterator[Thing]:
+def repositories(google: Google, marks: Marks, regions: Collection[str]) -> Iterator[Thing]:
     """Repositories, with every image in them."""
-    for place in locations(google, "artifactregistry"):
-        path = f"v1/projects/{google.project}/locations/{place}/repositories"
-        for row in google.items("artifactregistry", path, "repositories"):
-            name = last(row["name"])
-            if marks.own(REPOSITORY, name, row):
-                yield Thing(
-                    "repository of images",
-                    name,
-                    f"{google.project}, {place}",
-                    key(REPOSITORY, row["name"]),
-                    gcloud(
-                        google.project,
-                        *("artifacts", "repositories", "delete", name, f"--location={place}"),
-                    ),
-                    REPOSITORY,
-                )
+    path = f"v1/projects/{google.project}/locations/{{location}}/repositories"
+    for row in everywhere(google, "artifactregistry", path, "repositories", regions):
+        name, place = last(row["name"]), row["name"].split("/")[3]
+        if marks.own(REPOSITORY, name, row):
+            words = ["artifacts", "repositories", "delete", name, f"--location={place}"]
+            yield Thing(
+                "repository of images",
+                name,
+                f"{google.project}, {place}",
+                key(REPOSITORY, row["name"]),
+                gcloud(google.project, *words),
+                REPOSITORY,
+            )
 
 
 # All else

@@ -133,7 +133,7 @@ def known(ask: Callable[[], Any]) -> Any:
     try:
         return ask()
     except GoogleError as error:
-        raise UnknownError(error.message, error.next_step) from None
+        raise UnknownError(error.message, error.next_step, error.reasons) from None
 
 
 def is_there(ask: Callable[[], Any]) -> bool:

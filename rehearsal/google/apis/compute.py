@@ -292,7 +292,7 @@ def _parts(row: Body, number: str) -> Body:
     attached = any(it.attached for it in machines)
     kind = {"acceleratorType": gpu.get("type"), "acceleratorCount": gpu.get("count")}
     disk = {"boot": True, "deviceName": row["name"], "diskSizeGb": str(row["bootDiskGb"])}
-    group = re.sub("^projects/[^/]+", f"projects/{number}", row["group"] or "")
+    group = re.sub("^projects/[^/]+", f"projects/{number}", row.get("group") or "")
     maker = [{"key": "created-by", "value": group}] if group else []
     return {
         "disks": [disk],
