@@ -6,7 +6,7 @@ It asks the clouds themselves, by the stack's label and by the names that its pr
 changes nothing. What Pulumi's state holds belongs to the stack; what it does not hold is left over.
 After a `pulumi destroy` the state holds nothing, so that anything that is there is left over; with
 --gone that is so for what a destroy that broke off has left in the state, too. What is left on
-purpose is told, and is no failure: APIs that are on, buckets of `keepWeights`.
+purpose is told, and is no failure: APIs that are on, buckets of `keepWeights`, what is protected.
 
 Google is asked as whoever is logged in (gcloud auth application-default login). Cloudflare's API
 token is taken from CLOUDFLARE_API_TOKEN, or else from the stack's configuration, which `pulumi`
@@ -42,6 +42,7 @@ from scripts.checks.google import Google  # noqa: E402
 
 WIDTH = 100
 IN_STATE = "in its state"
+UNPROTECT = "pulumi config set protect false && pulumi up && pulumi destroy"
 REGION = re.compile("[a-z]+-[a-z]+[0-9]+")
 
 LOOKED_FOR = frozenset(
@@ -183,12 +184,14 @@ def judge(things: Iterable[Thing], known: State | None, *, gone: bool) -> Iterat
 
     for it in found:
         there = stands(it)
+        protected = bool(known and known.protected.get(f"{it.type} {it.id}"))
         if it.stays and (gone or not there):
             yield Judged(it, "stays", it.stays)
+        elif there and gone and protected:
+            yield Judged(it._replace(delete=UNPROTECT), "stays", "protected")
         elif there and gone:
             yield Judged(it._replace(delete="pulumi destroy"), "left over", IN_STATE)
         elif there:
-            protected = known and known.protected.get(f"{it.type} {it.id}")
             yield Judged(it, "in the state", "protected" if protected else "")
         else:
             yield Judged(it, "left over" if known else "found")

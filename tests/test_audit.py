@@ -1,6 +1,7 @@
 """The audit finds what is left of a stack in the clouds, only that, and is never sure wrongly."""
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Generator, Iterator
@@ -21,7 +22,7 @@ from scripts.audits import cloudflare, google, marks, state, thing
 from scripts.audits.marks import LABEL, Marks
 from scripts.audits.state import State
 from scripts.audits.thing import Thing
-from scripts.checks.check import Finding
+from scripts.checks.check import Finding, UnknownError
 from tests.conftest import ROOT, Deploy
 from tests.stack_config import STACKS
 
@@ -578,7 +579,7 @@ def thing_of(type: str, id: str, of: str = "", stays: str = "") -> Thing:
 
 
 GROUP_ID = f"regions/{REGION}/instanceGroupManagers/llm-dev-group-1a2b3c4"
-GROUP = {"type": google.GROUP, "id": f"projects/{PROJECT}/{GROUP_ID}", "protect": True}
+GROUP = {"type": google.GROUP, "id": f"projects/{PROJECT}/{GROUP_ID}"}
 
 
 def test_what_a_group_of_the_stack_has_made_is_the_stacks() -> None:
@@ -608,13 +609,60 @@ def test_the_same_name_elsewhere_is_left_over() -> None:
 
 def test_after_a_destroy_that_broke_off_the_state_is_no_excuse() -> None:
     """With --gone, what is in the state is left over, but for what stays on purpose."""
-    found = [thing_of(google.GROUP, GROUP_ID), thing_of(google.API, "a", stays="others")]
-    known = exported(GROUP, {"type": google.API, "id": f"{PROJECT}/a"})
+    tunnel = {"type": cloudflare.TUNNEL, "id": "t", "protect": True}
+    found = [
+        thing_of(google.GROUP, GROUP_ID),
+        thing_of(google.API, "a", stays="others"),
+        thing_of(cloudflare.TUNNEL, "t"),
+    ]
+    known = exported(GROUP, {"type": google.API, "id": f"{PROJECT}/a"}, tunnel)
 
     judged = [*audit.judge(found, known, gone=True)]
 
-    assert [it.verdict for it in judged] == ["left over", "stays"]
+    assert [it.verdict for it in judged] == ["left over", "stays", "stays"]
     assert judged[0].thing.delete == "pulumi destroy"
+    assert "config set protect false" in judged[2].thing.delete
+
+
+@pytest.mark.parametrize(
+    ("prints", "because"),
+    [
+        ("exit 1", "exit status 1"),
+        ("echo 'error: passphrase must be set' >&2; exit 255", "passphrase must be set"),
+        ("echo Welcome", "something else"),
+        ("echo '{}'", "something else"),
+    ],
+)
+def test_a_state_that_cannot_be_read_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prints: str, because: str
+) -> None:
+    """It is not taken for an empty one."""
+    cli = tmp_path / "pulumi"
+    cli.write_text(f"#!/bin/sh\n{prints}\n")
+    cli.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    with pytest.raises(UnknownError, match=because) as raised:
+        state.read("dev")
+    assert "pulumi stack export --stack dev" in raised.value.next_step
+
+
+def test_a_stack_that_was_removed_has_no_state(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And one that was destroyed has an empty one."""
+    cli = tmp_path / "pulumi"
+    known: list[State] = []
+    for script in (
+        """echo "error: no stack named 'dev' found" >&2; exit 6""",
+        """echo '{"version": 3, "deployment": {}}'""",
+    ):
+        cli.write_text(f"#!/bin/sh\n{script}\n")
+        cli.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        known.append(state.read("dev"))
+
+    assert [(it.known, dict(it.protected)) for it in known] == [(False, {}), (True, {})]
 
 
 def test_what_no_cloud_has_is_missing() -> None:

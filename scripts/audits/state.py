@@ -67,12 +67,16 @@ def read(stack: str) -> State:
     if run.returncode:
         lines = run.stderr.strip().splitlines() or [f"exit status {run.returncode}"]
         raise UnknownError(f"pulumi does not show it: {lines[-1]}", " ".join(command))
-    return parsed(json.loads(run.stdout))
+    try:
+        return parsed(json.loads(run.stdout))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        because = f"pulumi shows something else ({type(error).__name__}: {error})"
+        raise UnknownError(because, " ".join(command)) from None
 
 
 def parsed(exported: Mapping[str, Any]) -> State:
     """What `pulumi stack export` printed."""
-    deployment: Mapping[str, Any] = exported["deployment"]
+    deployment: Mapping[str, Any] = exported["deployment"] or {}
     resources = [*_in_clouds(deployment.get("resources") or [])]
     pending: list[Mapping[str, str]] = deployment.get("pending_operations") or []
 
