@@ -1,11 +1,19 @@
-"""What is left in both clouds: looked at in the clouds themselves, not in Pulumi's state."""
+"""What is left in both clouds: looked at in the clouds themselves, not in Pulumi's state.
+
+And what `./scripts/audit` says of it, which can only ask as anybody does.
+"""
 
 import json
 import sqlite3
+import subprocess
 from contextlib import closing
+from typing import Any
 
+from rehearsal.errors import RehearsalError
 from rehearsal.google.buckets import BUCKET, OBJECT
-from rehearsal.session import PROJECTS, Session
+from rehearsal.session import PROJECTS, ROOT, Session
+from rehearsal.world import Accounts
+from scripts.audits.marks import KEPT_LABEL
 
 SECRET = "gcp:secretmanager/secret:Secret"  # noqa: S105 - a type's name
 VERSION = "gcp:secretmanager/secretVersion:SecretVersion"
@@ -13,9 +21,7 @@ LEFT_ON_PURPOSE = ("gcp:projects/service:Service", "google:build")
 """Enabled APIs stay enabled: another stack of the project may need them. Cloud Build keeps the
 record of each build, and has no way to delete one."""
 
-
-KEPT_LABEL = "llm-endpoint-kept"
-"""Marks a bucket that outlives its stack because the stack wants it so (`keepWeights`)."""
+AUDIT_LIMIT_S = 120.0
 
 
 def kept(session: Session) -> list[str]:
@@ -55,6 +61,33 @@ def leftovers(session: Session) -> list[str]:
             if not (made_by_cloud and declared):
                 left.append(f"{type_} {id_}")
     return left
+
+
+def told(session: Session, stack: str, *arguments: str) -> dict[str, Any]:
+    """What `./scripts/audit --json` finds of a stack, which may have been removed."""
+    accounts = Accounts.model_validate_json((session.world / "accounts.json").read_text())
+    # Of a stack that is gone Pulumi knows no configuration any more.
+    token = {"CLOUDFLARE_API_TOKEN": accounts.cloudflare_tokens[0]}
+    run = subprocess.run(
+        ["./scripts/audit", "--stack", stack, "--json", *arguments],
+        cwd=ROOT,
+        env=session.environment(stack) | token,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=AUDIT_LIMIT_S,
+        check=False,
+    )
+    try:
+        return json.loads(run.stdout)
+    except ValueError:
+        raise RehearsalError(f"scripts/audit broke off: {run.stdout}{run.stderr}") from None
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """What an audit found left over, or could not find out."""
+    left = [f"{it['kind']} {it['name']}" for it in found["things"] if it["verdict"] == "left over"]
+    return ", ".join([*left, *(f"{it['list']}: {it['because']}" for it in found["unknown"])])
 
 
 def _clouds(session: Session) -> closing[sqlite3.Connection]:

@@ -196,11 +196,15 @@ class FaultRun:
             finding.broken.append(f"{what} ends with an error: {told(attempt, '')}")
 
     def _note_left(self, finding: Finding) -> None:
-        for it in self._scene.leftovers():
+        left = self._scene.leftovers()
+        audited = self._scene.audited() if left else []
+        for it in left:
             type, _, id = it.partition(" ")
             finding.left.append(it)
             if not re.search(self._leaves, type):
                 finding.broken.append(f"left over: {it}")
+            elif id.rpartition("/")[2] not in audited:
+                finding.broken.append(f"scripts/audit does not name {it}")
             # As whoever reads the audit does.
             self._scene.consoles.console("DELETE", type, id)
 

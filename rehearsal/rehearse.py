@@ -230,6 +230,8 @@ def _stages(
     with stage("audit both clouds"):
         result.leftovers = audit.leftovers(session)
         result.check("both clouds are empty", not result.leftovers, ", ".join(result.leftovers))
+        found = audit.told(session, stack, "--gone")
+        result.check("scripts/audit finds nothing left over", found["ok"], audit.in_words(found))
 
 
 def _destroy(session: Session, stack: str, result: report.Report) -> None:

@@ -222,3 +222,8 @@ class Scene:
     def leftovers(self) -> list[str]:
         """What of both clouds nobody's state knows."""
         return audit.leftovers(self.session)
+
+    def audited(self) -> list[str]:
+        """The names of what `./scripts/audit` finds left over, now that the stack is gone."""
+        found = audit.told(self.session, self.stack, "--gone")
+        return [it["name"] for it in found["things"] if it["verdict"] == "left over"]

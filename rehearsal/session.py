@@ -350,6 +350,9 @@ class Session:
             update={
                 "google_refresh_tokens": before.google_refresh_tokens or [f"1//{_random(96)}"],
                 "google_apis": sorted({*before.google_apis, *asked}),
+                "closed_locations": [
+                    it for it in before.closed_locations if it != config.get("gcp:region")
+                ],
                 "projects": {project: str(10**11 + sum(project.encode()))} | before.projects,
                 "cloudflare_accounts": before.cloudflare_accounts
                 | {key("cloudflareAccountId"): key("accessTeamName")},

@@ -52,6 +52,9 @@ class Accounts(BaseModel):
     """What others in the projects use up, by the same names."""
     org_policies: dict[str, dict[str, Any]] = {}
     """Constraint (`gcp.resourceLocations`) -> a rule of the organisation's, as its API has it."""
+    closed_locations: list[str] = ["me-central2"]
+    """Those that are listed, and to which Google must admit a project
+    (github.com/firezone/firezone/pull/7711)."""
     zones_without_gpus: list[str] = []
     """Zones in which the projects get none, whatever the catalogue says."""
     obtainability: dict[str, float] = {}

@@ -13,8 +13,6 @@ import argparse
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
 import textwrap
 import time
@@ -29,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from components.engine import engine as engine_named  # noqa: E402 (the path comes first)
 from components.settings import Settings  # noqa: E402
-from scripts import command_line, stack_file  # noqa: E402
+from scripts import command_line, stack_file, stack_secrets  # noqa: E402
 from scripts.checks import check, cloudflare, google, hugging_face, quotas, registries  # noqa: E402
 from scripts.checks.check import Check, Finding  # noqa: E402
 from scripts.checks.cloudflare import Cloudflare  # noqa: E402
@@ -38,7 +36,6 @@ from scripts.checks.hugging_face import Hub  # noqa: E402
 from scripts.checks.quotas import Requests  # noqa: E402
 
 WIDTH = 100
-PULUMI_TIMEOUT_S = 15.0
 SETTINGS = "PREFLIGHT_SETTINGS"
 """The settings that count as JSON, where `pulumi up` runs this and has them already."""
 EMAIL = r"[^@\s]+@[^@\s]+\.[^@\s]+"
@@ -130,36 +127,11 @@ def _settings(stack: str) -> Settings:
 
 def _secrets(stack: str) -> Secrets:
     """From the environment, or else from the stack's configuration; empty where neither has any."""
-    wanted = {
-        "cloudflare:apiToken": os.environ.get("CLOUDFLARE_API_TOKEN", "").strip(),
-        "llm-endpoint:huggingFaceToken": os.environ.get("HF_TOKEN", "").strip(),
-    }
-    if SETTINGS in os.environ or not shutil.which("pulumi"):
-        return Secrets(*wanted.values())
-    running = {
-        key: subprocess.Popen(  # noqa: S603 - fixed words
-            ["pulumi", "config", "get", key, "--stack", stack],  # noqa: S607 - the user's own
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for key, value in wanted.items()
-        if not value
-    }
-    return Secrets(*({**wanted, **{key: _output(it) for key, it in running.items()}}.values()))
-
-
-def _output(process: subprocess.Popen[str]) -> str:
-    """What it printed; nothing where it failed, or waits for somebody."""
-    try:
-        printed, _ = process.communicate(timeout=PULUMI_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return ""
-    return printed.strip() if process.returncode == 0 else ""
+    given = {key: os.environ.get(name, "").strip() for key, name in stack_secrets.VARIABLES.items()}
+    if SETTINGS not in os.environ:
+        missing = [key for key, value in given.items() if not value]
+        given |= stack_secrets.decrypted(stack, *missing)
+    return Secrets(given[stack_secrets.CLOUDFLARE_TOKEN], given[stack_secrets.HUGGING_FACE_TOKEN])
 
 
 # --- what is told ---------------------------------------------------------------------------------

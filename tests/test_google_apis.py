@@ -116,6 +116,101 @@ def test_lists_come_in_pages(here: Here, person: requests.Session) -> None:
     assert seen == names
 
 
+@pytest.mark.parametrize("token", ["1", "x", "-1", "99999"])
+def test_a_page_that_there_is_not_is_refused(
+    here: Here, person: requests.Session, token: str
+) -> None:
+    """A token is the service's own word, and nothing to be made up."""
+    id = f"projects/{PROJECT}/global/networks/vpc"
+    here.store.put("gcp:compute/network:Network", id, {"project": PROJECT, "name": "vpc"})
+
+    for path in ("global/networks", "aggregated/routers"):
+        answer = person.get(f"{COMPUTE}/{path}", params={"pageToken": token}, timeout=10)
+        assert (answer.status_code, answer.json()["error"]["errors"][0]["reason"]) == (
+            400,
+            "invalid",
+        )
+
+
+def test_aggregated_lists_come_in_pages_of_all_scopes(here: Here, person: requests.Session) -> None:
+    """Scopes that have nothing on a page say so; what is only global has no such list."""
+    regions = ["us-central1", "europe-west4", "asia-east1"]
+    for region in regions:
+        id = f"projects/{PROJECT}/regions/{region}/routers/r"
+        body = {"project": PROJECT, "name": f"r-{region}", "region": region}
+        here.store.put("gcp:compute/router:Router", id, body)
+    nat = {"project": PROJECT, "name": "n", "router": "r-asia-east1", "region": "asia-east1"}
+    here.store.put("gcp:compute/routerNat:RouterNat", "nat", nat)
+    seen: dict[str, Any] = {}
+    token = ""
+    while True:
+        asked = {"maxResults": 2, "pageToken": token}
+        page = person.get(f"{COMPUTE}/aggregated/routers", params=asked, timeout=10).json()
+        for scope, found in page["items"].items():
+            assert ("routers" in found) != (
+                found.get("warning", {}).get("code") == "NO_RESULTS_ON_PAGE"
+            )
+            for it in found.get("routers", ()):
+                seen[scope] = it
+        token = page.get("nextPageToken")
+        if not token:
+            break
+
+    assert set(seen) == {f"regions/{region}" for region in regions}
+    assert [it["name"] for it in seen["regions/asia-east1"]["nats"]] == ["n"]
+    assert person.get(f"{COMPUTE}/aggregated/networks", timeout=10).status_code == 404
+
+
+def test_a_deleted_account_keeps_its_roles(here: Here, person: requests.Session) -> None:
+    """Under a name that no new account of the same address has."""
+    email = f"a@{PROJECT}.iam.gserviceaccount.com"
+    member = f"serviceAccount:{email}"
+    row = {"project": PROJECT, "role": "roles/viewer", "member": member}
+    here.store.put("gcp:projects/iAMMember:IAMMember", "m", row)
+    account = {"project": PROJECT, "email": email, "name": "a"}
+
+    def members() -> list[str]:
+        policy = person.post(f"{MANAGER}:getIamPolicy", json={}, timeout=10).json()
+        return next(it["members"] for it in policy["bindings"] if it["role"] == "roles/viewer")
+
+    (gone,) = members()
+    here.store.put("gcp:serviceaccount/account:Account", email, account)
+
+    assert gone.startswith(f"deleted:{member}?uid=")
+    assert members() == [member]
+
+
+def test_locations_are_listed_to_who_may_see_them(here: Here) -> None:
+    """And are more than the one that a stack is in."""
+    on = ["artifactregistry.googleapis.com"]
+    url = f"https://artifactregistry.googleapis.com/v1/projects/{PROJECT}/locations"
+    found: dict[str, requests.Response] = {}
+    for role in ("roles/artifactregistry.admin", "roles/compute.viewer"):
+        roles = [role, "roles/serviceusage.serviceUsageAdmin"]
+        here.own(google_apis=[*ASKED_APIS, *on], google_roles=roles)
+        with google_api.session() as http:
+            http.headers["X-Goog-User-Project"] = PROJECT
+            found[role] = http.get(url, timeout=10)
+            closed = http.get(f"{url}/me-central2/repositories", timeout=10)
+
+    allowed, denied = found.values()
+    places = {it["locationId"] for it in allowed.json()["locations"]}
+    assert {REGION, "europe-west4", "me-central2"} <= places
+    assert error(denied)[2] == error(closed)[2] == "IAM_PERMISSION_DENIED"
+
+
+def test_a_location_that_is_listed_may_be_closed(here: Here, person: requests.Session) -> None:
+    """Google admits projects to some on demand."""
+    here.own(google_apis=[*ASKED_APIS, "artifactregistry.googleapis.com"])
+    place = f"projects/{PROJECT}/locations/me-central2"
+
+    answer = person.get(
+        f"https://artifactregistry.googleapis.com/v1/{place}/repositories", timeout=10
+    )
+
+    assert error(answer) == (403, "PERMISSION_DENIED", "LOCATION_POLICY_VIOLATED")
+
+
 @pytest.mark.parametrize(
     ("type", "body", "url", "key"),
     [

@@ -14,6 +14,8 @@ import pytest
 from rehearsal import audit, checks, homes, leaks, rehearse
 from rehearsal.progress import Progress
 from rehearsal.session import CONSUMER, Session
+from scripts.audit import LOOKED_FOR
+from scripts.audits import state
 from tests.processes import wait_until
 
 pytestmark = pytest.mark.rehearsal
@@ -68,6 +70,29 @@ def resources(session: Session, stack: str) -> list[str]:
 def test_two_stacks_stand_side_by_side_and_answer(session: Session, stack: str) -> None:
     """An openai client (streaming) and curl are answered by each."""
     held(checks.answers(checks.Endpoint(session, stack)))
+
+
+@pytest.mark.parametrize("stack", ["dev", "prod"])
+def test_the_audit_sees_all_of_a_stack_and_nothing_of_the_other(
+    session: Session, stack: str
+) -> None:
+    """By the clouds' own APIs: what Pulumi's state has, and the machine that a group has made."""
+    run = session.must(session.pulumi("stack", "export", stack=stack))
+    held_by_state = {
+        state.key(it["type"], it["id"])
+        for it in json.loads(run.stdout)["deployment"]["resources"]
+        if it["type"] in LOOKED_FOR
+    }
+
+    found = audit.told(session, stack)
+
+    assert found["ok"], audit.in_words(found)
+    assert {it["verdict"] for it in found["things"]} == {"in the state"}
+    assert {it["id"] for it in found["things"] if it["type"]} == held_by_state
+    made = sorted(it["kind"] for it in found["things"] if not it["type"])
+    assert made == ["disk", "machine"]
+    protected = {it["kind"] for it in found["things"] if it["because"] == "protected"}
+    assert ("tunnel" in protected) == (stack == "prod")
 
 
 def test_a_second_up_a_refresh_and_a_preview_change_nothing(session: Session) -> None:
@@ -270,6 +295,9 @@ def test_taking_one_stack_down_leaves_the_other_answering_and_nothing_else(
     assert rehearse.take_down(Progress(), rehearse.arguments()) == 0
     assert "Nothing of it is left; up are: prod" in capsys.readouterr().out
     assert audit.leftovers(session) == []
+    found = audit.told(session, "dev")
+    assert found["ok"], audit.in_words(found)
+    assert {it["verdict"] for it in found["things"]} == {"stays"}
     endpoint = checks.Endpoint(session, "prod")
     assert not machines(endpoint, "dev")
     held(checks.answers(endpoint))

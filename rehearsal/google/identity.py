@@ -29,14 +29,18 @@ USE_OBJECTS = SEE_OBJECTS | _all("storage", "objects", "create delete")
 USE_BUCKETS = USE_OBJECTS | {"storage.buckets.get"}
 MANAGE_BUCKETS = USE_BUCKETS | _all("storage", "buckets", f"create delete list update {POLICY}")
 
-SEE_JOBS = _all("run", "executions jobs operations services tasks", "get list")
+SEE_JOBS = _all("run", "executions jobs operations services tasks", "get list") | {
+    "run.locations.list"
+}
 RUN_JOBS = SEE_JOBS | {"run.executions.cancel", "run.jobs.run"}
 MANAGE_RUN = RUN_JOBS | _all("run", "jobs services", f"create delete update {POLICY}")
 
 PULL = frozenset({"artifactregistry.repositories.downloadArtifacts"})
 PUSH = PULL | {"artifactregistry.repositories.uploadArtifacts"}
-MANAGE_REPOSITORIES = PUSH | _all(
-    "artifactregistry", "repositories", f"create delete get list update {POLICY}"
+MANAGE_REPOSITORIES = (
+    PUSH
+    | _all("artifactregistry", "repositories", f"create delete get list update {POLICY}")
+    | _all("artifactregistry", "locations", "get list")
 )
 
 BUILD = _all("cloudbuild", "builds", "create get list update")

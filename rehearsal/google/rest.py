@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 from multidict import MultiMapping
 
+from components import catalogue
 from rehearsal.errors import CloudError
 from rehearsal.google import project
 from rehearsal.google.identity import CLOUD_PLATFORM, Caller, Identity
@@ -70,6 +71,8 @@ class Route(NamedTuple):
     answer: Answer
     listed: str = ""
     """Of a list: the key of its items. The answer has all of them; a page is cut from it."""
+    most: int = PAGE
+    """Items on a page of it, whatever is asked for."""
 
 
 class Api:
@@ -125,11 +128,16 @@ class Api:
         self._count(caller, payer, parts.get("project", ""))
         if route.permission and not project.public(parts.get("project", "")):
             self.authorize(caller, route.permission, name)
+        location = parts.get("location", "")
+        if location in self._world.accounts.closed_locations:
+            message = f"Permission denied on 'locations/{location}' (or it may not exist)."
+            where = {"consumer": f"projects/{parts['project']}", "location": location}
+            raise Refusal(message, "LOCATION_POLICY_VIOLATED", **where)
         text = await request.text()
         call = Call(caller, name, parts, request.query, json.loads(text) if text else {})
         answer = route.answer(call)
         found = await answer if inspect.isawaitable(answer) else answer
-        return _page(route.listed, found, request.query) if route.listed else found
+        return page(route, found, request.query) if route.listed else found
 
     def authorize(self, caller: Caller, permission: str, name: str) -> None:
         """CloudError 403 unless the caller has a permission on what is named."""
@@ -189,6 +197,19 @@ class Api:
         return said | ({"details": details} if details else {})
 
 
+def locations(permission: str) -> Route:
+    """locations.list, which is the same in many APIs: every region that the catalogue knows."""
+
+    def answer(call: Call) -> list[Body]:
+        owner = call.parts["project"]
+        return [
+            {"name": f"projects/{owner}/locations/{region}", "locationId": region}
+            for region in catalogue.regions()
+        ]
+
+    return Route("GET", "/v1/projects/{project}/locations", permission, answer, "locations")
+
+
 def _pattern(path: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/:]+)", path))
 
@@ -198,13 +219,23 @@ def _name(path: str) -> str:
     return re.sub(r"^(/compute)?/[^/]+/", "", path).partition(":")[0]
 
 
-def _page(key: str, found: list[Body], query: Mapping[str, str]) -> Body:
+def page(route: Route, found: list[Body], query: Mapping[str, str]) -> Body:
     """A part of a list and where the next one begins; Google leaves an empty list out."""
-    start = int(query.get("pageToken") or 0)
-    size = min(int(query.get("pageSize") or query.get("maxResults") or PAGE), PAGE)
-    items = found[start : start + size]
+    items, more = cut(found, query, route.most)
+    return ({route.listed: items} if items else {}) | more
+
+
+def cut(found: list[Any], query: Mapping[str, str], most: int = PAGE) -> tuple[list[Any], Body]:
+    """A page of a list, and the token of the next. CloudError 400 for what is no page's."""
+    token = query.get("pageToken", "")
+    if token and not (token.isdecimal() and int(token) < len(found)):
+        raise CloudError(400, f"Invalid value for field 'pageToken': '{token}'.", "invalid")
+    asked = query.get("pageSize") or query.get("maxResults") or str(most)
+    if not asked.isdecimal():
+        raise CloudError(400, f"Invalid value for field 'maxResults': '{asked}'.", "invalid")
+    start, size = int(token or 0), min(int(asked) or most, most)
     more = {"nextPageToken": str(start + size)} if len(found) > start + size else {}
-    return ({key: items} if items else {}) | more
+    return found[start : start + size], more
 
 
 def _json(body: object, status: int) -> web.Response:

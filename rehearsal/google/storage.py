@@ -12,6 +12,7 @@ from rehearsal.byte_range import part_of
 from rehearsal.errors import CloudError
 from rehearsal.google import buckets
 from rehearsal.google.identity import CLOUD_PLATFORM, Caller, Identity
+from rehearsal.google.rest import cut
 from rehearsal.store import Body
 from rehearsal.world import World
 
@@ -146,14 +147,16 @@ class Storage:
             raise CloudError(401, "Invalid Credentials", "authError") from None
 
     def _list_buckets(self, request: web.BaseRequest) -> web.Response:
-        """A project's buckets, which fit on one page here."""
+        """A project's buckets, page by page."""
         permission, owner = "storage.buckets.list", request.query.get("project", "")
         caller = self._caller(request.headers.get("Authorization"), permission)
         if not self._identity.allowed(caller, permission, f"projects/{owner}"):
             raise CloudError(403, _denied(caller.email, permission), "forbidden")
         rows = self._world.store.all(buckets.BUCKET).values()
-        items = [_public(row) for row in rows if row["project"] == owner]
-        return web.json_response({"kind": "storage#buckets"} | ({"items": items} if items else {}))
+        found = [_public(row) for row in rows if row["project"] == owner]
+        items, more = cut(found, request.query, PAGE)
+        listed = {"items": items} if items else {}
+        return web.json_response({"kind": "storage#buckets"} | listed | more)
 
     # Reading and deleting
 

@@ -38,11 +38,15 @@ class FailsError(Exception):
 
 
 class UnknownError(Exception):
-    """It cannot be told: because of what, and what to do about that."""
+    """It cannot be told: because of what, and what to do about that.
 
-    def __init__(self, because: str, next_step: str) -> None:
+    `reasons` are a service's short words for it, where it has some.
+    """
+
+    def __init__(self, because: str, next_step: str, reasons: frozenset[str] = frozenset()) -> None:
         super().__init__(because)
         self.next_step = next_step
+        self.reasons = reasons
 
 
 class Check(NamedTuple):

@@ -25,6 +25,8 @@ RETRIES = Retry(
     respect_retry_after_header=False,  # it may name minutes
     raise_on_status=False,
 )
+PAGE = 50
+"""Items on a page."""
 TOKENS = "https://dash.cloudflare.com/profile/api-tokens"
 SET_TOKEN = "pulumi config set --secret cloudflare:apiToken"  # noqa: S105 a command
 NOBODY, NOTHING = "00000000-0000-0000-0000-000000000000", "0" * 32
@@ -141,10 +143,11 @@ class Cloudflare:
         found: list[dict[str, Any]] = []
         page, pages = 1, 1
         while page <= pages:
-            answer = self.get(path, page=page, per_page=50, **parameters)
+            answer = self.get(path, page=page, per_page=PAGE, **parameters)
             found += answer["result"]
             info: dict[str, int] = answer.get("result_info") or {}
-            pages = info.get("total_pages") or 1
+            whole = -(-(info.get("total_count") or 0) // PAGE)
+            pages = info.get("total_pages") or whole
             page += 1
         return found
 

@@ -20,7 +20,7 @@ from scripts.checks.sessions import Sessions
 from scripts.google_api import GoogleError
 
 RETRIES = 2
-PAGES = 20
+PAGES = 200
 """Pages of a list that are read at most."""
 
 ASKED = (
@@ -103,18 +103,31 @@ class Google:
             key, lambda: known(lambda: self.ask(service, path, parameters=parameters))
         )
 
+    def answered(self, service: str, path: str, *, body: Any) -> Any:
+        """What a POST that changes nothing is answered. UnknownError when Google refuses."""
+        return known(lambda: self.ask(service, path, body=body))
+
     def items(self, service: str, path: str, key: str, **parameters: Any) -> list[Any]:
         """All items of a list, page by page, shared as `get` does."""
-        found: list[Any] = []
-        page = ""
+        return [
+            it for page in self.pages(service, path, **parameters) for it in page.get(key) or ()
+        ]
+
+    def pages(self, service: str, path: str, **parameters: Any) -> Iterator[Any]:
+        """All pages of a list. UnknownError where it is not whole."""
+        token = ""
         for _ in range(PAGES):
-            more = {"pageToken": page} if page else {}
+            more = {"pageToken": token} if token else {}
             answer = self.get(service, path, **parameters, **more)
-            found += answer.get(key) or []
-            page = answer.get("nextPageToken", "")
-            if not page:
-                break
-        return found
+            if missing := answer.get("unreachable"):
+                because = f"Google cannot tell of {', '.join(map(str, missing))}"
+                raise UnknownError(because, "try again in some minutes")
+            yield answer
+            token = answer.get("nextPageToken", "")
+            if not token:
+                return
+        because = f"{service}.googleapis.com has more than {PAGES} pages of it"
+        raise UnknownError(because, "look in Google's console")
 
 
 def known(ask: Callable[[], Any]) -> Any:
@@ -122,7 +135,7 @@ def known(ask: Callable[[], Any]) -> Any:
     try:
         return ask()
     except GoogleError as error:
-        raise UnknownError(error.message, error.next_step) from None
+        raise UnknownError(error.message, error.next_step, error.reasons) from None
 
 
 def is_there(ask: Callable[[], Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from rehearsal.google.identity import Identity
 from rehearsal.google.image_store import REPOSITORY
-from rehearsal.google.rest import Api, Call, Route
+from rehearsal.google.rest import Api, Call, Route, locations
 from rehearsal.store import Body
 from rehearsal.world import World
 
@@ -24,5 +24,8 @@ def api(world: World, identity: Identity) -> Api:
 
     path = "/v1/projects/{project}/locations/{location}/repositories"
     permission = "artifactregistry.repositories.list"
-    routes = (Route("GET", path, permission, repositories, "repositories"),)
+    routes = (
+        Route("GET", path, permission, repositories, "repositories"),
+        locations("artifactregistry.locations.list"),
+    )
     return Api(world, identity, HOST, routes)

@@ -1,5 +1,6 @@
 """compute.googleapis.com: quotas, what is offered where, and what a project has."""
 
+import re
 from collections.abc import Iterator
 from functools import cache, partial
 from typing import NamedTuple
@@ -12,12 +13,13 @@ from rehearsal.google.identity import Identity
 from rehearsal.google.instance_groups import PLAIN_MACHINES, TEMPLATES
 from rehearsal.google.instances import GROUP
 from rehearsal.google.metadata import INSTANCE
-from rehearsal.google.rest import Api, Call, Route
+from rehearsal.google.rest import Api, Call, Route, cut
 from rehearsal.store import Body
 from rehearsal.world import World
 
 HOST = "compute.googleapis.com"
 LINK = "https://www.googleapis.com/compute/v1/"
+NAT = "gcp:compute/routerNat:RouterNat"
 HIGH = 0.9
 """How likely a Spot machine is to be had where the accounts do not say otherwise."""
 
@@ -44,8 +46,11 @@ COLLECTIONS: dict[str, tuple[Collection, ...]] = {
         Collection(("gcp:compute/subnetwork:Subnetwork",), "regions", ("network", "ipCidrRange")),
     ),
     "routers": (Collection(("gcp:compute/router:Router",), "regions", ("network",)),),
-    # Addresses that Cloud NAT takes by itself are the NAT's own, and nobody here takes others.
-    "addresses": (Collection((), "regions"), Collection((), "global")),
+    # Addresses that Cloud NAT takes by itself are the NAT's own; others somebody reserved by hand.
+    "addresses": (
+        Collection(("gcp:compute/address:Address",), "regions", ("address", "users")),
+        Collection(("gcp:compute/globalAddress:GlobalAddress",), "global", ("address", "users")),
+    ),
     "instanceTemplates": (
         Collection(TEMPLATES[:1], "regions"),
         Collection(TEMPLATES[1:], "global"),
@@ -56,8 +61,11 @@ COLLECTIONS: dict[str, tuple[Collection, ...]] = {
     "instances": (
         Collection((INSTANCE,), "zones", ("status", "machineType", "labels", "scheduling")),
     ),
-    "disks": (Collection((), "zones"),),
+    # Those of machines are rows of theirs; others somebody made by hand, or kept of a machine.
+    "disks": (Collection(("gcp:compute/disk:Disk",), "zones", ("sizeGb", "status", "users")),),
 }
+GLOBAL_ONLY = ("firewalls", "networks")
+"""Collections of which nothing is in a region or zone, and so no aggregated list exists."""
 
 
 @cache
@@ -189,29 +197,66 @@ class Compute:
         return [it for it in rows if not place or _place(it) == place]
 
     def aggregated(self, call: Call, noun: str) -> Body:
-        """The same in all scopes at once, by scope; `filter` may name a label."""
-        found: dict[str, Body] = {}
+        """The same in all scopes at once, by scope; `filter` may name a label.
+
+        Scopes that have nothing on the page are there, too, with a warning.
+        """
         label, _, value = call.query.get("filter", "").removeprefix("labels.").partition("=")
-        for collection in COLLECTIONS[noun]:
-            for row in self._rows(noun, collection, call.parts["project"]):
-                if label and row["labels"].get(label) != value:
-                    continue
-                scope = "/".join([collection.scope, *filter(None, [_place(row)])])
-                found.setdefault(scope, {noun: []})[noun].append(row)
-        return {"kind": f"compute#{noun.removesuffix('s')}AggregatedList", "items": found}
+        rows = [
+            ("/".join([collection.scope, *filter(None, [_place(row)])]), row)
+            for collection in COLLECTIONS[noun]
+            for row in self._rows(noun, collection, call.parts["project"])
+            if not label or row["labels"].get(label) == value
+        ]
+        shown, more = cut(rows, call.query)
+        found: dict[str, Body] = {scope: _nothing(scope) for scope in _scopes(noun)}
+        for scope, row in shown:
+            if noun not in found.get(scope, {}):
+                found[scope] = {noun: []}
+            found[scope][noun].append(row)
+        kind = f"compute#{noun.removesuffix('s')}AggregatedList"
+        return {"kind": kind, "items": found} | more
 
     def _rows(self, noun: str, collection: Collection, owner: str) -> list[Body]:
         store = self._world.store
-        if noun == "disks":
-            return [
-                _boot_disk(row) for row in store.all(INSTANCE).values() if row["project"] == owner
-            ]
-        return [
-            _shown(noun, id, row, collection.shown) | (_parts(row) if noun == "instances" else {})
+        number = self._world.accounts.projects[owner]
+        rows = [
+            _shown(noun, id, row, collection.shown)
+            | (_parts(row, number) if noun == "instances" else {})
+            | ({"nats": self._nats(row)} if noun == "routers" else {})
             for type in collection.types
             for id, row in store.all(type).items()
             if row["project"] == owner
         ]
+        if noun == "disks":
+            machines = store.all(INSTANCE).values()
+            rows += [_boot_disk(row) for row in machines if row["project"] == owner]
+        return rows
+
+    def _nats(self, router: Body) -> list[Body]:
+        """What routers.list shows of a router's Cloud NATs."""
+        return [
+            {"name": row["name"], "natIpAllocateOption": row.get("natIpAllocateOption")}
+            for row in self._world.store.all(NAT).values()
+            if (row["router"], row["region"]) == (router["name"], router["region"])
+            and row["project"] == router["project"]
+        ]
+
+
+def _scopes(noun: str) -> list[str]:
+    """All places in which a collection may have something."""
+    kinds = {it.scope for it in COLLECTIONS[noun]}
+    names = {"global": ["global"], "zones": sorted(zones()), "regions": sorted(catalogue.regions())}
+    return [
+        kind if kind == "global" else f"{kind}/{name}"
+        for kind in sorted(kinds)
+        for name in names[kind]
+    ]
+
+
+def _nothing(scope: str) -> Body:
+    message = f"There are no results for scope '{scope}' on this page."
+    return {"warning": {"code": "NO_RESULTS_ON_PAGE", "message": message, "data": []}}
 
 
 def _part(body: Body, key: str) -> Body:
@@ -240,14 +285,20 @@ def _shown(noun: str, id: str, row: Body, more: tuple[str, ...]) -> Body:
     }
 
 
-def _parts(row: Body) -> Body:
-    """Disks of an instance, and GPUs that are attached to it."""
+def _parts(row: Body, number: str) -> Body:
+    """Disks of an instance, GPUs that are attached to it, and which group has made it."""
     gpu: Body = row["gpu"] or {}
     machines = catalogue.machines(gpu["type"]) if gpu else ()
     attached = any(it.attached for it in machines)
     kind = {"acceleratorType": gpu.get("type"), "acceleratorCount": gpu.get("count")}
     disk = {"boot": True, "deviceName": row["name"], "diskSizeGb": str(row["bootDiskGb"])}
-    return {"disks": [disk], **({"guestAccelerators": [kind]} if attached else {})}
+    group = re.sub("^projects/[^/]+", f"projects/{number}", row.get("group") or "")
+    maker = [{"key": "created-by", "value": group}] if group else []
+    return {
+        "disks": [disk],
+        "metadata": {"kind": "compute#metadata", "items": maker},
+        **({"guestAccelerators": [kind]} if attached else {}),
+    }
 
 
 def _boot_disk(row: Body) -> Body:
@@ -329,8 +380,9 @@ def api(world: World, identity: Identity) -> Api:
         routes += [Route(it.method, path + it.verb, *it[2:]) for it in ways]
     for noun, collections in COLLECTIONS.items():
         permission = f"compute.{noun}.list"
-        whole = f"{project}/aggregated/{noun}"
-        routes.append(Route("GET", whole, permission, partial(compute.aggregated, noun=noun)))
+        if noun not in GLOBAL_ONLY:
+            whole = f"{project}/aggregated/{noun}"
+            routes.append(Route("GET", whole, permission, partial(compute.aggregated, noun=noun)))
         for collection in collections:
             answer = partial(compute.listed, noun=noun, collection=collection)
             path = f"{scopes[collection.scope]}/{noun}"

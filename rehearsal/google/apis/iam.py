@@ -18,5 +18,5 @@ def api(world: World, identity: Identity) -> Api:
         return [{"projectId": owner} | {k: row[k] for k in SHOWN if row.get(k)} for row in rows]
 
     path = "/v1/projects/{project}/serviceAccounts"
-    routes = (Route("GET", path, "iam.serviceAccounts.list", accounts, "accounts"),)
+    routes = (Route("GET", path, "iam.serviceAccounts.list", accounts, "accounts", 100),)
     return Api(world, identity, HOST, routes, billed=False)

@@ -1,7 +1,9 @@
 """cloudresourcemanager.googleapis.com: projects, and who may do what in them."""
 
+import zlib
+
 from rehearsal.errors import CloudError
-from rehearsal.google.identity import Identity
+from rehearsal.google.identity import ACCOUNT, Identity
 from rehearsal.google.rest import Api, Call, Route
 from rehearsal.store import Body
 from rehearsal.world import PERSON, World
@@ -38,9 +40,18 @@ def api(world: World, identity: Identity) -> Api:
             members.setdefault(role, []).append(f"user:{PERSON}")
         for row in world.store.all(MEMBER).values():
             if row["project"] == call.parts["project"]:
-                members.setdefault(row["role"], []).append(row["member"])
+                members.setdefault(row["role"], []).append(_member(row["member"]))
         bindings = [{"role": role, "members": who} for role, who in sorted(members.items())]
         return {"version": 1, "bindings": bindings}
+
+    def _member(member: str) -> str:
+        """A member as the policy shows it: an account that was deleted keeps its roles."""
+        _, _, email = member.partition("serviceAccount:")
+        owner = email.partition("@")[2].partition(".")[0]
+        there = {row["email"] for row in world.store.all(ACCOUNT).values()}
+        if owner not in world.accounts.projects or email in there:
+            return member
+        return f"deleted:{member}?uid={10**20 + zlib.crc32(email.encode())}"
 
     path = "/v3/projects/{project}"
     routes = (

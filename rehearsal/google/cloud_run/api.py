@@ -4,7 +4,7 @@ from rehearsal.google.cloud_run import EXECUTION, JOB, OPERATION, SERVICE, TASK
 from rehearsal.google.cloud_run.jobs import Jobs, failure, missing
 from rehearsal.google.cloud_run.respell import task_template
 from rehearsal.google.identity import Identity
-from rehearsal.google.rest import Api, Call, Route
+from rehearsal.google.rest import Api, Call, Route, locations
 from rehearsal.store import Body
 from rehearsal.world import World
 
@@ -42,6 +42,7 @@ class AdminApi:
             Route("GET", f"{place}/operations/{{id}}", "run.operations.get", self.get_operation),
             Route("GET", service, "run.services.get", self.get_service),
             Route("GET", f"{place}/services", "run.services.list", self.list_services, "services"),
+            locations("run.locations.list"),  # in v1 of the API alone
         )
         denied = (
             "Permission '{permission}' denied on resource '{name}' (or resource may not exist)."
