@@ -19,7 +19,7 @@ TITLES = {
 SLACK_S = 0.3
 """By so much may what came before end later, as machines report tenths of seconds."""
 SAME_UP_S = 3600.0
-"""What was made longer before the group is of another `up`."""
+"""What was made longer before the group is of another `up`, even where no history says so."""
 MADE_WITH_S = 600.0
 """A machine that came later than so long after its group was told was made on its own: again, after
 a preemption or a repair."""
@@ -42,17 +42,23 @@ class Span(NamedTuple):
         return self.end - self.start
 
 
-def creation(resources: Sequence[Mapping[str, Any]], stack: str, machine_at: float) -> list[Span]:
+def creation(
+    resources: Sequence[Mapping[str, Any]],
+    stack: str,
+    machine_at: float,
+    updates: Iterable[Mapping[str, Any]] = (),
+) -> list[Span]:
     """What `pulumi up` made before a machine whose creation began at a time.
 
-    `resources` are a deployment's, as `pulumi stack export` has them. Pulumi notes when each was
-    done; it began when the last of those was done that it waited for. Nothing, where the machine
-    was not made by an `up`.
+    `resources` are a deployment's, as `pulumi stack export` has them, `updates` the stack's, as
+    `pulumi stack history` has them. Pulumi notes when each resource was done; it began when the
+    last of those was done that it waited for. Nothing, where the machine was not made by an `up`.
     """
     told = next((_done(it) for it in resources if it["type"] == GROUP_TYPE), None)
     if told is None or machine_at - told > MADE_WITH_S:
         return []
-    near = [it for it in resources if told - SAME_UP_S < _done(it) <= max(told, machine_at)]
+    since = max(told - SAME_UP_S, *(_since(it, told) for it in updates), 0.0)
+    near = [it for it in resources if since < _done(it) <= max(told, machine_at)]
     began = min(_done(it) for it in near)
     made = {it["urn"]: it for it in near if it.get("custom") and not _internal(it)}
     spans: list[Span] = []
@@ -117,6 +123,17 @@ _PULLS = ("engine-image", "engine-start")
 def _done(resource: Mapping[str, Any]) -> float:
     written = resource.get("modified") or resource.get("created")
     return datetime.fromisoformat(written).timestamp() if written else 0.0
+
+
+def _since(update: Mapping[str, Any], told: float) -> float:
+    """When the `up` that told the group began, as far as one of the stack's updates tells."""
+    began, ended = (
+        datetime.fromisoformat(update[key]).timestamp() if update.get(key) else 0.0
+        for key in ("startTime", "endTime")
+    )
+    if ended and ended < told:  # by then it was over; the one that is under way is in no history
+        return ended
+    return began if began <= told else 0.0
 
 
 def _internal(resource: Mapping[str, Any]) -> bool:

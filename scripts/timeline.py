@@ -29,16 +29,10 @@ class NothingToDrawError(Exception):
     """Why, and what to do."""
 
 
-def exported(stack: str) -> tuple[str, list[dict[str, Any]]]:
-    """A stack's name and its resources. NothingToDrawError when Pulumi does not tell."""
-    command = [
-        "pulumi",
-        "stack",
-        "export",
-        "--cwd",
-        str(ROOT),
-        *(["--stack", stack] if stack else []),
-    ]
+def pulumi(stack: str, *arguments: str) -> Any:
+    """What `pulumi stack ...` prints, as JSON. NothingToDrawError when Pulumi does not tell."""
+    command = ["pulumi", "stack", *arguments, "--cwd", str(ROOT)]
+    command += ["--stack", stack] if stack else []
     try:
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - no shell
     except FileNotFoundError:
@@ -47,10 +41,20 @@ def exported(stack: str) -> tuple[str, list[dict[str, Any]]]:
         raise NothingToDrawError(
             "The stack could not be read (see above).\n  next: ./scripts/timeline --stack NAME"
         )
-    resources: list[dict[str, Any]] = json.loads(run.stdout)["deployment"].get("resources") or []
+    return json.loads(run.stdout)
+
+
+def exported(stack: str) -> tuple[str, list[dict[str, Any]]]:
+    """A stack's name and its resources. NothingToDrawError when Pulumi does not tell."""
+    resources: list[dict[str, Any]] = pulumi(stack, "export")["deployment"].get("resources") or []
     if not resources:
         raise NothingToDrawError("The stack has no resources.\n  next: pulumi up")
     return resources[0]["urn"].split("::")[0].removeprefix("urn:pulumi:"), resources
+
+
+def updates(stack: str) -> list[dict[str, Any]]:
+    """A stack's last updates, the newest first. NothingToDrawError when Pulumi does not tell."""
+    return pulumi(stack, "history", "--json", "--page-size", "20") or []
 
 
 def group(resources: Sequence[dict[str, Any]]) -> MachineGroup:
@@ -77,10 +81,11 @@ def last_boot(machines: MachineGroup) -> tuple[Machine, float]:
 
 def story(stack: str) -> tuple[str, list[Span]]:
     """What is drawn, and what it is called. NothingToDrawError, GoogleError."""
-    stack, resources = exported(stack)
+    chosen = stack
+    stack, resources = exported(chosen)
     machines = group(resources)
     machine, created_at = last_boot(machines)
-    before = spans.creation(resources, stack, created_at)
+    before = spans.creation(resources, stack, created_at, updates(chosen))
     booted = spans.boot(created_at, machines.phases(machine), before)
     if not booted:
         raise NothingToDrawError(

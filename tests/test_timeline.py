@@ -96,6 +96,31 @@ def test_a_machine_made_again_later_is_no_part_of_an_up() -> None:
     assert spans.answer(state(answered=-4000), booted, "dev") == []
 
 
+def at(seconds: float) -> str:
+    """A time as `pulumi stack history` has it."""
+    return datetime.fromtimestamp(BEGAN + seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [{"startTime": at(25), "endTime": at(400)}, {"startTime": at(-9), "endTime": at(20)}],
+        [{"startTime": at(-9), "endTime": at(20)}],
+        [
+            {"startTime": at(900), "endTime": at(905)},
+            {"startTime": at(25), "endTime": at(400)},
+        ],
+    ],
+    ids=["over", "under way", "another since"],
+)
+def test_what_an_earlier_up_made_is_no_part_of_a_later_one(history: list[dict[str, str]]) -> None:
+    """Else the time between them would seem to have been spent on whatever came first."""
+    found = spans.creation(state(), "dev", BEGAN + 50, history)
+
+    assert [it.name.partition(" ")[0] for it in found] == ["template", "group"]
+    assert sum(it.seconds for it in found) == pytest.approx(60 - 30.5)
+
+
 def test_small_things_share_a_row() -> None:
     """Dozens of resources that nothing waits for are one; what is waited for is always there."""
     long = Span("long", CREATION, 0, 100)
@@ -123,7 +148,11 @@ def _cloud(tmp_path: Path) -> Iterator[Clouds]:
         (tmp_path / "state.json").write_text(json.dumps({"deployment": {"resources": state()}}))
         pulumi = tmp_path / "bin" / "pulumi"
         pulumi.parent.mkdir()
-        pulumi.write_text(f"#!/bin/sh\ncat '{tmp_path}/state.json'\n")
+        (tmp_path / "history.json").write_text("[]")
+        pulumi.write_text(
+            f"#!/bin/sh\ncd '{tmp_path}'\n"
+            "case $2 in history) cat history.json ;; export) cat state.json ;; *) exit 1 ;; esac\n"
+        )
         pulumi.chmod(0o755)
         yield cloud
 
