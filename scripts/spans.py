@@ -1,5 +1,6 @@
 """A stack's way to its first answer, from what Pulumi and the machine wrote down."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -15,6 +16,23 @@ TITLES = {
     "image": "image: Cloud Build bakes the weights in",
 }
 """What says more than the words for a machine under way, or than a resource's type."""
+
+KINDS = {
+    "Service": "API switched on",
+    "Account": "service account",
+    "Subnetwork": "subnet",
+    "RouterNat": "NAT, the way out",
+    "RegionInstanceTemplate": "machine template",
+    "RegionInstanceGroupManager": "machine group",
+    "Repository": "image registry",
+    "ZeroTrustTunnelCloudflared": "tunnel",
+    "ZeroTrustTunnelCloudflaredConfig": "tunnel's rules",
+    "ZeroTrustAccessServiceToken": "service token",
+    "ZeroTrustAccessApplication": "Access application",
+    "ZeroTrustAccessPolicy": "Access policy",
+    "DnsRecord": "DNS record",
+}
+"""The last part of a resource's type, in words; any other is split into its own."""
 
 SLACK_S = 0.3
 """By so much may what came before end later, as machines report tenths of seconds."""
@@ -35,6 +53,8 @@ class Span(NamedTuple):
     end: float
     after: tuple[str, ...] = ()
     """What it waited for, by name; where nothing is said, whatever had ended by then."""
+    type: str = ""
+    """A resource's."""
 
     @property
     def seconds(self) -> float:
@@ -66,7 +86,8 @@ def creation(
         waited = [made[other] for other in it.get("dependencies") or () if other in made]
         start = max((_done(other) for other in waited), default=began)
         after = tuple(_name(other, stack) for other in waited)
-        spans.append(Span(_name(it, stack), CREATION, min(start, _done(it)), _done(it), after))
+        start, name = min(start, _done(it)), _name(it, stack)
+        spans.append(Span(name, CREATION, start, _done(it), after, it["type"]))
     return sorted(spans, key=lambda span: span.start)
 
 
@@ -75,7 +96,7 @@ def boot(created_at: float, phases: Iterable[Phase], creation: Iterable[Span] = 
     known = [it for it in phases if it.seconds is not None]
     if not known:
         return []
-    group = next((it for it in creation if it.name.endswith("(RegionInstanceGroupManager)")), None)
+    group = next((it for it in creation if it.type == GROUP_TYPE), None)
     after = (group.name, *group.after) if group else ("",)
     made = Span("machine: is created", MACHINE, created_at, known[0].start, after)
     return [made, *(_phase(it) for it in known)]
@@ -146,4 +167,11 @@ def _short(resource: Mapping[str, Any], stack: str) -> str:
 
 def _name(resource: Mapping[str, Any], stack: str) -> str:
     short = _short(resource, stack)
-    return TITLES.get(short, f"{short} ({resource['type'].rpartition(':')[2]})")
+    return TITLES.get(short, f"{short} ({_kind(resource['type'].rpartition(':')[2])})")
+
+
+def _kind(type: str) -> str:
+    """A resource's type in words."""
+    if type.endswith(("IAMMember", "IamMember")):
+        return "role granted"
+    return KINDS.get(type, re.sub("(?<=[a-z])(?=[A-Z])", " ", type).lower())

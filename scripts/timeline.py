@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts import spans, timeline_drawing  # noqa: E402 (the path comes first)
+from scripts import boot_phases, spans, timeline_drawing  # noqa: E402 (the path comes first)
 from scripts.google_api import GoogleError, session  # noqa: E402
 from scripts.machine_group import Machine, MachineGroup  # noqa: E402
 from scripts.spans import GROUP_TYPE, Span  # noqa: E402
@@ -86,7 +86,8 @@ def story(stack: str) -> tuple[str, list[Span]]:
     machines = group(resources)
     machine, created_at = last_boot(machines)
     before = spans.creation(resources, stack, created_at, updates(chosen))
-    booted = spans.boot(created_at, machines.phases(machine), before)
+    phases = machines.phases(machine)
+    booted = spans.boot(created_at, phases, before)
     if not booted:
         raise NothingToDrawError(
             f"{machine.name} has reported nothing of its boot: it was made before machines did, its"
@@ -96,7 +97,10 @@ def story(stack: str) -> tuple[str, list[Span]]:
     last = booted[-1].end
     what = "From pulumi up to the first answer" if before and after else "The last boot"
     before = [it for it in before if it.start < last]
-    return f"{what}: stack {stack}, {machine.name} in {machine.zone}", [*before, *booted, *after]
+    going_on = any(it.seconds is None for it in phases if it.name != "prune")
+    now = f", which {boot_phases.doing(phases)} just now" if going_on else ""
+    title = f"{what}: stack {stack}, {machine.name} in {machine.zone}{now}"
+    return title, [*before, *booted, *after]
 
 
 def document(title: str, found: Sequence[Span], critical: Sequence[Span]) -> dict[str, Any]:
