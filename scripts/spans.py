@@ -77,6 +77,8 @@ def creation(
     told = next((_done(it) for it in resources if it["type"] == GROUP_TYPE), None)
     if told is None or machine_at - told > MADE_WITH_S:
         return []
+    if any(_short(it, stack) == "answer" and told < _done(it) < machine_at for it in resources):
+        return []  # it took the place of the machine that had answered that `up`
     since = max(told - SAME_UP_S, *(_since(it, told) for it in updates), 0.0)
     near = [it for it in resources if since < _done(it) <= max(told, machine_at)]
     began = min(_done(it) for it in near)

@@ -90,8 +90,9 @@ def test_a_resource_takes_the_time_since_the_last_it_waited_for() -> None:
 
 
 def test_a_machine_made_again_later_is_no_part_of_an_up() -> None:
-    """After a preemption the story is its boot alone."""
+    """After a preemption the story is its boot alone, however soon that was."""
     assert spans.creation(state(), "dev", BEGAN + 86400) == []
+    assert spans.creation(state(answered=380), "dev", BEGAN + 400) == []
     booted = spans.boot(BEGAN + 86400, parse(REPORT))
     assert spans.answer(state(answered=-4000), booted, "dev") == []
 
