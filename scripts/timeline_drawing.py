@@ -30,12 +30,13 @@ def rows(spans: Sequence[Span], critical: Sequence[Span]) -> list[Row]:
     for part in PARTS:
         own = sorted((it for it in spans if it.part == part), key=lambda it: it.start)
         small = [it for it in own if it not in critical and _is_small(it, least)]
+        small = small if len(small) > 1 else []
         for it in own:
             if it not in small:
                 found.append(Row(it.name, part, it.start - began, it.end - began, it in critical))
         if small:
             first, last = min(it.start for it in small), max(it.end for it in small)
-            name = small[0].name if len(small) == 1 else f"beside them, {len(small)} more"
+            name = f"beside them, {len(small)} more"
             found.append(Row(name, part, first - began, last - began, False))
     return found
 
