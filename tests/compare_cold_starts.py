@@ -139,14 +139,19 @@ STEPS = (
 
 
 def ablation() -> Iterator[str]:
-    """What each step brings, by the figures."""
-    yield "| step | first token after | brings | times sooner than the first |"
-    yield "|---|---|---|---|"
+    """What each step brings, by the figures, and as far as it was rehearsed."""
+    yield "| step | first token after | brings | times sooner | rehearsed | times sooner |"
+    yield "|---|---|---|---|---|---|"
+    boots = {row.way: row.seconds for row in rows() if row.what == "boot"}
     slowest = before = cold_starts.again_s(TUTORIAL, SIZE)
     for way, what in STEPS:
-        now = cold_starts.again_s(way, SIZE)
+        now, seen = cold_starts.again_s(way, SIZE), boots.get(way.title)
         brings = minutes(before - now) if way != TUTORIAL else ""
-        yield f"| {what} | {minutes(now)} | {brings} | {slowest / now:.1f} |"
+        times = f"{boots[TUTORIAL.title] / seen:.1f}" if seen else ""
+        yield (
+            f"| {what} | {minutes(now)} | {brings} | {slowest / now:.1f} |"
+            f" {minutes(seen)} | {times} |"
+        )
         before = now
 
 
@@ -160,13 +165,16 @@ def sources() -> Iterator[str]:
             yield f"| {name} | {figure.seconds:g} | {figure.source} |"
 
 
+def rows() -> list[Measured]:
+    """What was measured."""
+    return [Measured(**row) for row in json.loads(RESULTS.read_text())["rows"]]
+
+
 def rehearsed() -> Iterator[str]:
     """What tests/measure_cold_starts.py has noted."""
-    document = json.loads(RESULTS.read_text())
-    rows = [Measured(**row) for row in document["rows"]]
-    yield from table(rows)
+    yield from table(rows())
     yield ""
-    took, speed = document["took_s"] / 60, rows[0].speed
+    took, speed = json.loads(RESULTS.read_text())["took_s"] / 60, rows()[0].speed
     yield f"At speed {speed:g}; {took:.0f} minutes in all, on two cores that others used as well."
 
 
