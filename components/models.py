@@ -69,6 +69,11 @@ class Model:
     gated: bool
     """Its licence must be accepted before it can be downloaded."""
 
+    @property
+    def layers(self) -> int:
+        """Its layers, of whatever kind."""
+        return sum(it.layers for it in (self.full, self.sliding, self.state) if it)
+
     @classmethod
     def from_config(cls, name: str, config: Config, weights: int, *, gated: bool = False) -> Self:
         """The model of a config.json and the size of its safetensors files in bytes.

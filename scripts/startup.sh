@@ -411,7 +411,7 @@ until curl --silent --fail --output /dev/null --max-time 5 \
     read -r -t 0.05 at _ _ line <&3 || break
     hear "${at/./}" "$line"
   done
-  sleep 1
+  sleep 0.2
 done
 [[ $phase == engine-ready ]] || enter engine-ready "${EPOCHREALTIME/./}"
 report engine-ready "$start" "${EPOCHREALTIME/./}" ok
@@ -462,7 +462,7 @@ set -euo pipefail
 engine=/run/llm-endpoint/llm-endpoint-engine # not there before the engine's image is
 until [[ -d $engine ]] && curl --silent --fail --output /dev/null --max-time 5 \
   "http://127.0.0.1:$(<"$engine/port")$(<"$engine/health-path")"; do
-  sleep 1
+  sleep 0.2
 done
 WAIT
   cat >"$new/start" <<'START'

@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts import spans, timeline_drawing  # noqa: E402 (the path comes first)
+from scripts import boot_phases, spans, timeline_drawing  # noqa: E402 (the path comes first)
 from scripts.google_api import GoogleError, session  # noqa: E402
 from scripts.machine_group import Machine, MachineGroup  # noqa: E402
 from scripts.spans import GROUP_TYPE, Span  # noqa: E402
@@ -29,16 +29,10 @@ class NothingToDrawError(Exception):
     """Why, and what to do."""
 
 
-def exported(stack: str) -> tuple[str, list[dict[str, Any]]]:
-    """A stack's name and its resources. NothingToDrawError when Pulumi does not tell."""
-    command = [
-        "pulumi",
-        "stack",
-        "export",
-        "--cwd",
-        str(ROOT),
-        *(["--stack", stack] if stack else []),
-    ]
+def pulumi(stack: str, *arguments: str) -> Any:
+    """What `pulumi stack ...` prints, as JSON. NothingToDrawError when Pulumi does not tell."""
+    command = ["pulumi", "stack", *arguments, "--cwd", str(ROOT)]
+    command += ["--stack", stack] if stack else []
     try:
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - no shell
     except FileNotFoundError:
@@ -47,10 +41,20 @@ def exported(stack: str) -> tuple[str, list[dict[str, Any]]]:
         raise NothingToDrawError(
             "The stack could not be read (see above).\n  next: ./scripts/timeline --stack NAME"
         )
-    resources: list[dict[str, Any]] = json.loads(run.stdout)["deployment"].get("resources") or []
+    return json.loads(run.stdout)
+
+
+def exported(stack: str) -> tuple[str, list[dict[str, Any]]]:
+    """A stack's name and its resources. NothingToDrawError when Pulumi does not tell."""
+    resources: list[dict[str, Any]] = pulumi(stack, "export")["deployment"].get("resources") or []
     if not resources:
         raise NothingToDrawError("The stack has no resources.\n  next: pulumi up")
     return resources[0]["urn"].split("::")[0].removeprefix("urn:pulumi:"), resources
+
+
+def updates(stack: str) -> list[dict[str, Any]]:
+    """A stack's last updates, the newest first. NothingToDrawError when Pulumi does not tell."""
+    return pulumi(stack, "history", "--json", "--page-size", "20") or []
 
 
 def group(resources: Sequence[dict[str, Any]]) -> MachineGroup:
@@ -77,11 +81,13 @@ def last_boot(machines: MachineGroup) -> tuple[Machine, float]:
 
 def story(stack: str) -> tuple[str, list[Span]]:
     """What is drawn, and what it is called. NothingToDrawError, GoogleError."""
-    stack, resources = exported(stack)
+    chosen = stack
+    stack, resources = exported(chosen)
     machines = group(resources)
     machine, created_at = last_boot(machines)
-    before = spans.creation(resources, stack, created_at)
-    booted = spans.boot(created_at, machines.phases(machine), before)
+    before = spans.creation(resources, stack, created_at, updates(chosen))
+    phases = machines.phases(machine)
+    booted = spans.boot(created_at, phases, before)
     if not booted:
         raise NothingToDrawError(
             f"{machine.name} has reported nothing of its boot: it was made before machines did, its"
@@ -91,7 +97,10 @@ def story(stack: str) -> tuple[str, list[Span]]:
     last = booted[-1].end
     what = "From pulumi up to the first answer" if before and after else "The last boot"
     before = [it for it in before if it.start < last]
-    return f"{what}: stack {stack}, {machine.name} in {machine.zone}", [*before, *booted, *after]
+    going_on = any(it.seconds is None for it in phases if it.name != "prune")
+    now = f", which {boot_phases.doing(phases)} just now" if going_on else ""
+    title = f"{what}: stack {stack}, {machine.name} in {machine.zone}{now}"
+    return title, [*before, *booted, *after]
 
 
 def document(title: str, found: Sequence[Span], critical: Sequence[Span]) -> dict[str, Any]:

@@ -30,12 +30,13 @@ def rows(spans: Sequence[Span], critical: Sequence[Span]) -> list[Row]:
     for part in PARTS:
         own = sorted((it for it in spans if it.part == part), key=lambda it: it.start)
         small = [it for it in own if it not in critical and _is_small(it, least)]
+        small = small if len(small) > 1 else []
         for it in own:
             if it not in small:
                 found.append(Row(it.name, part, it.start - began, it.end - began, it in critical))
         if small:
             first, last = min(it.start for it in small), max(it.end for it in small)
-            name = small[0].name if len(small) == 1 else f"beside them, {len(small)} more"
+            name = f"beside them, {len(small)} more"
             found.append(Row(name, part, first - began, last - began, False))
     return found
 
@@ -77,8 +78,14 @@ def text(spans: Sequence[Span], critical: Sequence[Span], columns: int = COLUMNS
         name = f"  {row.name[: NAME_COLUMNS - 2]:<{NAME_COLUMNS - 2}}"
         times = f"{length(row.start):>9} {length(row.end - row.start):>9}"
         lines.append(f"{name} {times}  {' ' * left}{('█' if row.critical else '░') * bar}".rstrip())
-    heading = f"  {'':<{NAME_COLUMNS - 2}} {'begins at':>9} {'takes':>9}"
+    heading = f"  {_since(drawn):<{NAME_COLUMNS - 2}} {'begins at':>9} {'takes':>9}"
     return [heading, *lines, "", f"█ waited for, ░ beside it. {summary(spans, critical)}"]
+
+
+def _since(drawn: Sequence[Row]) -> str:
+    """What its times are counted from."""
+    first = min(drawn, key=lambda row: row.start)
+    return f"from the beginning of {'pulumi up' if first.part == CREATION else 'its creation'}:"
 
 
 ROW, LEFT, WIDTH, RIGHT, TOP = 24, 360, 960, 70, 84
@@ -134,6 +141,7 @@ def svg(spans: Sequence[Span], critical: Sequence[Span], title: str) -> str:
         f' x="{LEFT + at * scale:.1f}" y="{TOP - 6}">{_tick(at)}</text>'
         for at in _ticks(whole)
     ]
+    caption = f'<text class="small" x="24" y="{TOP - 6}">{_since(drawn)}</text>'
     legend = (
         f'<rect class="critical" x="24" y="{y + 24}" width="22" height="12" rx="2"/>'
         f'<text class="small" x="52" y="{y + 34}">the critical path: all waits for this</text>'
@@ -151,6 +159,7 @@ def svg(spans: Sequence[Span], critical: Sequence[Span], title: str) -> str:
             f'<rect class="page" width="{WIDTH}" height="{height}"/>',
             f'<text class="title" x="24" y="34">{escape(title)}</text>',
             f'<text class="small" x="24" y="54">{described}</text>',
+            caption,
             *grid,
             *body,
             legend,

@@ -1,11 +1,13 @@
 """How long a stack's resources take to be made, by the rehearsal's figures."""
 
+import re
 from collections.abc import Collection, Mapping
 
 from rehearsal import figures
 from rehearsal.providers import cloud_run, cloudflare, google, storage
 from rehearsal.providers.command import COMMAND
 from tests.conftest import Declared, Deployment
+from tests.stack_config import STACKS
 
 LIVES = {
     row.token: row.life
@@ -23,7 +25,7 @@ def leaves(deployment: Deployment) -> list[Declared]:
 
 def short(item: Declared) -> str:
     """A resource's name without the stack's."""
-    return item.name.removeprefix("llm-dev-").removeprefix("llm-prod-")
+    return re.sub(f"^llm-({'|'.join(STACKS)})-", "", item.name)
 
 
 def seconds(deployment: Deployment) -> dict[str, float]:

@@ -84,16 +84,42 @@ def test_a_resource_takes_the_time_since_the_last_it_waited_for() -> None:
     """Pulumi notes ends only."""
     found = {it.name: it.seconds for it in spans.creation(state(), "dev", BEGAN + 50)}
 
-    assert found["compute (Service)"] == pytest.approx(8.5)
-    assert found["vpc (Network)"] == pytest.approx(11)
-    assert "network (PrivateNetwork)" not in found, "a component is no work"
+    assert found["compute (API switched on)"] == pytest.approx(8.5)
+    assert found["vpc (network)"] == pytest.approx(11)
+    assert not any("private network" in it for it in found), "a component is no work"
 
 
 def test_a_machine_made_again_later_is_no_part_of_an_up() -> None:
-    """After a preemption the story is its boot alone."""
+    """After a preemption the story is its boot alone, however soon that was."""
     assert spans.creation(state(), "dev", BEGAN + 86400) == []
+    assert spans.creation(state(answered=380), "dev", BEGAN + 400) == []
     booted = spans.boot(BEGAN + 86400, parse(REPORT))
     assert spans.answer(state(answered=-4000), booted, "dev") == []
+
+
+def at(seconds: float) -> str:
+    """A time as `pulumi stack history` has it."""
+    return datetime.fromtimestamp(BEGAN + seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [{"startTime": at(25), "endTime": at(400)}, {"startTime": at(-9), "endTime": at(20)}],
+        [{"startTime": at(-9), "endTime": at(20)}],
+        [
+            {"startTime": at(900), "endTime": at(905)},
+            {"startTime": at(25), "endTime": at(400)},
+        ],
+    ],
+    ids=["over", "under way", "another since"],
+)
+def test_what_an_earlier_up_made_is_no_part_of_a_later_one(history: list[dict[str, str]]) -> None:
+    """Else the time between them would seem to have been spent on whatever came first."""
+    found = spans.creation(state(), "dev", BEGAN + 50, history)
+
+    assert [it.name.partition(" ")[0] for it in found] == ["template", "group"]
+    assert sum(it.seconds for it in found) == pytest.approx(60 - 30.5)
 
 
 def test_small_things_share_a_row() -> None:
@@ -123,7 +149,11 @@ def _cloud(tmp_path: Path) -> Iterator[Clouds]:
         (tmp_path / "state.json").write_text(json.dumps({"deployment": {"resources": state()}}))
         pulumi = tmp_path / "bin" / "pulumi"
         pulumi.parent.mkdir()
-        pulumi.write_text(f"#!/bin/sh\ncat '{tmp_path}/state.json'\n")
+        (tmp_path / "history.json").write_text("[]")
+        pulumi.write_text(
+            f"#!/bin/sh\ncd '{tmp_path}'\n"
+            "case $2 in history) cat history.json ;; export) cat state.json ;; *) exit 1 ;; esac\n"
+        )
         pulumi.chmod(0o755)
         yield cloud
 
@@ -159,6 +189,34 @@ def test_the_last_boot_is_drawn(cloud: Clouds, tmp_path: Path) -> None:
     ET.fromstring(drawing)  # noqa: S314 (our own)
     assert "prefers-color-scheme: dark" in drawing
     assert "pulls the engine&#x27;s image" in drawing
+
+
+def test_a_boot_that_goes_on_says_where_it_is(cloud: Clouds) -> None:
+    """The picture ends with what is done; the title says what comes."""
+    place = f"projects/{PROJECT}/zones/{REGION}-a/instances/llm-dev-k3x9"
+    row = cloud.store.get(INSTANCE, place) or {}
+    report = "\n".join([*REPORT.splitlines()[:-2], f"engine-load {BEGAN + 366.3} - running"])
+    row["guestAttributes"] = {"llm-endpoint/phases": report}
+    cloud.store.put(INSTANCE, place, row)
+
+    title = drawn(cloud, "--stack", "dev").stdout.partition("\n")[0]
+
+    assert title.endswith("llm-dev-k3x9 in us-central1-a, which loads the weights just now")
+
+
+def test_a_resource_is_named_in_words() -> None:
+    """By its short name, and what it is."""
+    binding = "gcp:storage/bucketIAMMember:BucketIAMMember"
+    check = "gcp:compute/healthCheck:HealthCheck"
+    made = [resource("weights-1-objectUser", binding, 5), resource("health", check, 6)]
+
+    names = {it.name for it in spans.creation([*state(), *made], "dev", BEGAN + 50)}
+
+    assert {
+        "weights-1-objectUser (role granted)",
+        "health (health check)",
+        "group (machine group)",
+    } <= names
 
 
 def test_it_is_told_to_machines_too(cloud: Clouds) -> None:

@@ -349,21 +349,23 @@ def load(options: Options, machine: Machine, model: Model) -> None:
     )
 
 
-def compile_model(options: Options, machine: Machine) -> float:
+def compile_model(options: Options, machine: Machine, layers: int) -> float:
     """Let the time pass that compilation takes in life; returns it."""
     if options.enforce_eager:
         return 0.0
     log("Starting torch.compile", process="EngineCore")
-    took = take(machine, "torch.compile", figures.seconds("torch.compile"))
+    life = figures.seconds(figures.of_layers("torch.compile", layers))
+    took = take(machine, "torch.compile", life)
     log(f"torch.compile took {took:.2f} s in total", process="EngineCore")
     return took
 
 
-def capture_graphs(options: Options, machine: Machine, compiling_s: float) -> None:
+def capture_graphs(options: Options, machine: Machine, layers: int, compiling_s: float) -> None:
     """Let the time pass that graph capture takes in life."""
     took = 0.0
     if not options.enforce_eager:
-        took = take(machine, "CUDA graphs", figures.seconds("CUDA graphs"))
+        life = figures.seconds(figures.of_layers("CUDA graphs", layers))
+        took = take(machine, "CUDA graphs", life)
         log(f"Graph capturing finished in {took:.0f} secs, took 0.60 GiB", process="EngineCore")
     compilation = f" (compilation: {compiling_s:.2f} s)" if compiling_s else ""
     log(
@@ -426,9 +428,9 @@ def main(arguments: Iterable[str]) -> None:
         # What does not fit shows after it was loaded: it costs that time in life, too.
         load(chosen, machine, model)
         befall(machine, gpu)
-        compiling_s = compile_model(chosen, machine)
+        compiling_s = compile_model(chosen, machine, model.layers)
         length = fit(chosen, gpu, model)
-        capture_graphs(chosen, machine, compiling_s)
+        capture_graphs(chosen, machine, model.layers, compiling_s)
     except StartError as error:
         fail(error)
     serving = Serving(
