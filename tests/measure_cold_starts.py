@@ -37,8 +37,7 @@ from tests.cold_starts import BUCKET, HUB, RUN_BUCKET, SIZES, TUTORIAL, Way  # n
 
 SIZE = next(it for it in SIZES if it.title == "8B")
 DRIVER_IN_PLACE = TUTORIAL._replace(title="the same, driver in the image", driver=False)
-MACHINES: tuple[tuple[Way, dict[str, str]], ...] = ((HUB, {}), (BUCKET, {}))
-"""Ways to have machines, and the configuration that each needs beside where weights are."""
+MACHINES = (HUB, BUCKET)
 LIMIT_S = 600.0
 """Real seconds in which a machine, or a service, must have come back."""
 PAUSE_S = 0.1
@@ -92,6 +91,13 @@ class Rehearsed:
         """`pulumi up` without its preview; the wall time."""
         return self.must("up", "--yes", "--skip-preview", project=project)
 
+    def noted_answer(self) -> float:
+        """When `up` had its answer, in seconds since the epoch."""
+        export = self.session.must(self.session.pulumi("stack", "export", stack=self.stack))
+        resources = json.loads(export.stdout)["deployment"]["resources"]
+        (answer,) = (it for it in resources if it["urn"].endswith(f"::llm-{self.stack}-answer"))
+        return moment(answer["modified"]).timestamp()
+
     def rows(self, type_: str) -> list[dict[str, Any]]:
         """What the clouds have of a type."""
         return [it["body"] for it in self._consoles.console("GET") if it["type"] == type_]
@@ -129,11 +135,11 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(PAUSE_S)
 
 
-def measure_machine(way: Way, speed: float, **config: str) -> Generator[Measured]:
+def measure_machine(way: Way, speed: float) -> Generator[Measured]:
     """Up from nothing, then preempted; then, where the weights come from the hub, the tutorials."""
-    with rehearsed("dev", speed, weights=way.source, **config) as it:
+    with rehearsed("dev", speed, weights=way.weights, **dict(way.config)) as it:
         boot_s, first_s = cold_starts.again_s(way, SIZE), cold_starts.first_s(way, SIZE)
-        wall, ended = it.up(), time.time()
+        wall, ended = it.up(), it.noted_answer()
         if first_s is not None:
             yield Measured(way.title, "first", wall, first_s, speed)
         yield Measured(way.title, "boot", ended - it.created(), boot_s, speed)
@@ -156,7 +162,7 @@ def measure_tutorial(it: Rehearsed, way: Way) -> Measured:
     """Another program on the same stack: its machine goes about things one after the other."""
     with tempfile.TemporaryDirectory() as folder:
         it.up(project=write_tutorial(Path(folder), way))
-        ended = time.time()
+    ended = it.noted_answer()
     wall, chain_s = ended - it.created(), cold_starts.again_s(way, SIZE)
     return Measured(way.title, "boot", wall, chain_s, it.speed)
 
@@ -179,7 +185,7 @@ def write_tutorial(folder: Path, way: Way) -> Project:
 
 def measure_service(way: Way, speed: float) -> Generator[Measured]:
     """Up from nothing, then woken when it sleeps."""
-    with rehearsed("cloud-run", speed, weights=way.source) as it:
+    with rehearsed("cloud-run", speed, weights=way.weights) as it:
         first_s = cold_starts.first_s(way, SIZE)
         assert first_s is not None
         yield Measured(way.title, "first", it.up(), first_s, speed)
@@ -193,8 +199,8 @@ def measure_service(way: Way, speed: float) -> Generator[Measured]:
 
 def measured(speed: float) -> Generator[Measured]:
     """All of them."""
-    for way, config in MACHINES:
-        yield from measure_machine(way, speed, **config)
+    for way in MACHINES:
+        yield from measure_machine(way, speed)
     yield from measure_service(RUN_BUCKET, speed)
 
 
