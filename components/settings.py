@@ -25,6 +25,7 @@ from components import catalogue
 from components.callers import Callers
 from components.catalogue import Machine, Provisioning
 from components.domain import Domain
+from components.downtime import downtime
 from components.engine import engine as engine_named
 from components.engine import names as engine_names
 from components.hardware import Hardware
@@ -418,6 +419,7 @@ class Settings(BaseModel):
             "zones": self.zones,
             "replicas": self.replicas,
             "rollout": self.rollout,
+            "downtime": self.downtime,
         }
 
     @property
@@ -434,6 +436,18 @@ class Settings(BaseModel):
             "start_limit_s": self.start_limit_s,
             "protect": self.protect,
         }
+
+    @property
+    def downtime(self) -> str:
+        """How long the endpoint is away while its only machine is replaced, in words."""
+        chosen, known = engine_named(self.engine), models().get(self.model)
+        return downtime(
+            self.shutdown_timeout_s,
+            chosen.IMAGE_GIB,
+            chosen.START_S,
+            self.weights,
+            known.weights if known else None,
+        )
 
     @property
     def start_limit_s(self) -> int:

@@ -27,6 +27,8 @@ DRIVER_535 = "0.24.0"
 (ollama/ollama#16449, #16895)."""
 IMAGE_GIB = 2.0
 """U: with its CUDA libraries."""
+START_S = 5.0
+"""U: until it has found its GPUs and listens."""
 
 PORT = 11434
 READY = "ready"

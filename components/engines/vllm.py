@@ -18,6 +18,8 @@ OLDEST = (0, 32, 0)
 SOURCE: Literal["hub", "ollama"] = "hub"
 IMAGE_GIB = 12.0
 """vllm-project/vllm#27154 (2025-10)."""
+START_S = 90.0
+"""U: imports 25, compilation 45, graph capture 20."""
 
 PORT = 8000
 HEALTH_PATH = "/health"
