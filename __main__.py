@@ -99,6 +99,7 @@ public = PublicHostname(
     {
         "domain": domain,
         "platform": settings.platform,
+        "engine": settings.engine,
         "tunnel_id": tunnel.id,
         "origin": server.origin,
         "origin_host": server.origin_host,

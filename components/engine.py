@@ -65,6 +65,8 @@ class Engine(Protocol):
     """Whose names its models have, and whose layout of files it wants."""
     IMAGE_GIB: float
     """What its image takes in a registry, compressed."""
+    START_S: float
+    """Seconds from its container's start until it answers, but for the weights."""
     PORT: int
     HEALTH_PATH: str
     """200 when a machine, of whatever revision, can answer."""

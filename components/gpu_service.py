@@ -115,6 +115,7 @@ class GpuService(pulumi.ComponentResource):
                 provisioning=CONNECTOR.provisioning,
                 replicas=1,
                 rollout="surge",
+                downtime="",  # another one is connected first
                 health_port=CONNECTOR_PORT,
                 health_path=CONNECTOR_HEALTH_PATH,
                 repair_after_s=CONNECTOR_START_S,

@@ -60,6 +60,7 @@ class GpuVm(pulumi.ComponentResource):
                 provisioning=args["hardware"].provisioning,
                 replicas=args["replicas"],
                 rollout=args["rollout"],
+                downtime=args["downtime"],
                 health_port=args["port"],
                 health_path=args["health_path"],
                 repair_after_s=args["load_time_s"],

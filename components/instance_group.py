@@ -28,8 +28,9 @@ MIN_READY_S = 30
 seconds before cloudflared has joined the tunnel."""
 
 OUTAGE = (
-    "Machines that are not up to date go first: the endpoint is DOWN from now until a new one has"
-    " loaded the model."
+    "Machines that are not up to date go first, once they have finished what they are answering:"
+    " the endpoint is DOWN from now until a new one has loaded the model, in {downtime} if there is"
+    " a machine to be had."
 )
 ROLL = (
     "Machines that are not up to date go first, as many at a time as there are zones; the others"
@@ -37,8 +38,9 @@ ROLL = (
 )
 MOVE = (
     "The zones change, so the group and its machines go first: the endpoint is DOWN from now until"
-    " a new one has loaded the model."
+    " a new one has loaded the model, which takes 5 to 15 minutes if there is a machine to be had."
 )
+"""Without a figure of the stack's own: a change of the text alone would be announced, too."""
 
 
 class InstanceGroupArgs(TypedDict):
@@ -54,6 +56,8 @@ class InstanceGroupArgs(TypedDict):
     provisioning: Provisioning
     replicas: int
     rollout: Rollout
+    downtime: str
+    """How long it takes until a new machine answers where the old ones go first, in words."""
     health_port: int
     health_path: str
     repair_after_s: int
@@ -95,7 +99,8 @@ class InstanceGroup(pulumi.ComponentResource):
 
         # Announced only once everything has begun that it is about.
         zones = pulumi.Output.all(",".join(sorted(args["zones"])), place.project)
-        outage = OUTAGE if args["replicas"] <= (len(args["zones"]) or ZONES_OF_A_GROUP) else ROLL
+        all_at_once = args["replicas"] <= (len(args["zones"]) or ZONES_OF_A_GROUP)
+        outage = OUTAGE.format(downtime=args["downtime"]) if all_at_once else ROLL
         announcements = [
             # Always there, so that a change to `replace` with machines out of date speaks, too.
             announcement(

@@ -11,14 +11,16 @@ from components.domain import Domain
 from components.ordering import after
 
 SWITCH = (
-    "The platform changes: the endpoint is DOWN, wholly or in part, from now until the new one has"
-    " loaded the model and the old one is gone."
+    "The platform or the engine changes: the endpoint is DOWN, wholly or in part, from now until"
+    " the new one has loaded the model and the old one is gone, which takes 5 to 15 minutes if"
+    " there is a GPU to be had."
 )
 
 
 class PublicHostnameArgs(TypedDict):
     domain: Domain
     platform: str
+    engine: str
     tunnel_id: pulumi.Input[str]
     origin: pulumi.Input[str]
     """The engine, as cloudflared reaches it: `http://127.0.0.1:8000`."""
@@ -58,8 +60,13 @@ class PublicHostname(pulumi.ComponentResource):
         switch = announcement(
             f"{name}-switch",
             SWITCH,
-            # Announced only once everything has begun that it is about.
-            {"PLATFORM": platform.apply(lambda it: it[0])},
+            {
+                # Announced only once everything has begun that it is about.
+                "PLATFORM": platform.apply(lambda it: it[0]),
+                # Another engine has another port: of machines, the old ones are led past at once. A
+                # service keeps its address, and its old revision until the new one answers.
+                "ENGINE": args["engine"] if args["platform"] == "vm" else "",
+            },
             pulumi.ResourceOptions(parent=self),
         )
         origin = after(args["origin"], switch)

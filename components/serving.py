@@ -48,6 +48,8 @@ class MachinesArgs(TypedDict):
     """Where the group may look for a GPU."""
     replicas: int
     rollout: Rollout
+    downtime: str
+    """How long it takes until new machines answer where old ones go first, in words."""
 
 
 class ServiceArgs(TypedDict):

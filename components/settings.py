@@ -25,12 +25,23 @@ from components import catalogue
 from components.callers import Callers
 from components.catalogue import Machine, Provisioning
 from components.domain import Domain
+from components.downtime import downtime
 from components.engine import engine as engine_named
 from components.engine import names as engine_names
 from components.hardware import Hardware
 from components.model_source import ModelSource
 from components.models import models
-from components.problem import HIDDEN, NAMESPACE, Problem, command, key, refusal
+from components.problem import (
+    HIDDEN,
+    NAMESPACE,
+    Problem,
+    command,
+    key,
+    named,
+    ordinary,
+    refusal,
+    shown,
+)
 from components.serving import MachinesArgs, Rollout, ServiceArgs
 from components.stack_rules import (
     PLATFORM_RULES,
@@ -43,6 +54,20 @@ from components.stack_rules import (
 LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 DOMAIN = rf"({LABEL}\.)+[a-z]{LABEL}"
+LONGEST_DOMAIN = 253
+
+MOST_FLAGS = 500
+MOST_VARIABLES = 200
+FLAGS_KIB = 64
+"""All flags together. A machine takes 256 KiB of metadata a value and 512 in all
+(docs.cloud.google.com/compute/docs/metadata/setting-custom-metadata), the startup script
+included; and Linux 128 an argument."""
+VARIABLES_KIB = 32
+"""The whole environment together, and with it each line of it: Docker reads at most 64 a line of an
+environment file, and Cloud Run takes 32 of a function's."""
+MOST_EMAILS, MOST_EMAIL_DOMAINS = 900, 50
+"""With the stack's service tokens, 1000 rules: what an Access application takes
+(developers.cloudflare.com/cloudflare-one/account-limits)."""
 
 
 class Rule(NamedTuple):
@@ -56,7 +81,7 @@ class Rule(NamedTuple):
 
 def pinned(value: str) -> str:
     """A version, or an image's digest; a tag that moves is neither."""
-    number = "(0|[1-9][0-9]*)"
+    number = "(0|[1-9][0-9]{0,5})"
     if re.fullmatch(rf"{number}\.{number}\.{number}|sha256:[0-9a-f]{{64}}", value):
         return value
     raise ValueError
@@ -69,6 +94,17 @@ def recent_enough(*oldest: int) -> AfterValidator:
         if not value.startswith("sha256:") and tuple(map(int, value.split("."))) < oldest:
             raise ValueError
         return value
+
+    return AfterValidator(check)
+
+
+def at_most_kib(limit: int) -> AfterValidator:
+    """Texts that together, each on a line, take no more than so many KiB."""
+
+    def check(lines: tuple[str, ...]) -> tuple[str, ...]:
+        if sum(len(line.encode()) + 1 for line in lines) > limit * 1024:
+            raise ValueError
+        return lines
 
     return AfterValidator(check)
 
@@ -146,7 +182,7 @@ class Settings(BaseModel):
     ]
     region: Annotated[
         str,
-        Field(pattern="^[a-z]+-[a-z]+[0-9]+$"),
+        Field(pattern="^[a-z]{1,20}-[a-z]{1,20}[0-9]{1,3}$"),
         Rule("a Google Cloud region", "us-central1"),
     ]
     platform: Annotated[Literal["vm", "cloud-run"], Rule("vm or cloud-run", "vm")]
@@ -175,7 +211,7 @@ class Settings(BaseModel):
         one_of(catalogue.gpus()),
         Rule(f"one of {', '.join(catalogue.gpus())}", "nvidia-l4"),
     ]
-    gpu_count: Annotated[int, Field(ge=1), Rule("a number of GPUs, 1 or more", 1)]
+    gpu_count: Annotated[int, Field(ge=1, le=1000), Rule("a number of GPUs, 1 or more", 1)]
     machine_type: Annotated[
         Annotated[str, Field(pattern="^[a-z][a-z0-9-]{1,61}$")] | None,
         EmptyIsNone,
@@ -184,13 +220,14 @@ class Settings(BaseModel):
     provisioning: Annotated[Provisioning, Rule("spot, standard or flex-start", "spot")]
     max_run_hours: Annotated[int, Field(ge=0, le=168), Rule("0 to 168 hours", 24)]
     zones: Annotated[
-        tuple[Annotated[str, Field(pattern="^[a-z]+-[a-z]+[0-9]+-[a-z]$")], ...],
+        tuple[Annotated[str, Field(pattern="^[a-z]{1,20}-[a-z]{1,20}[0-9]{1,3}-[a-z]$")], ...],
+        Field(max_length=26),
         AfterValidator(unique),
         Rule("zones of Google's, each once", "us-central1-a"),
     ]
     boot_image: Annotated[
         str,
-        Field(pattern="^projects/[a-z0-9.:-]+/global/images/(family/)?[a-z][a-z0-9-]*$"),
+        Field(pattern=f"^projects/[a-z0-9.:-]{{1,100}}/global/images/(family/)?[a-z]{LABEL}$"),
         Rule(
             "projects/PROJECT/global/images/NAME or projects/PROJECT/global/images/family/FAMILY",
             "projects/deeplearning-platform-release/global/images/family/"
@@ -216,13 +253,27 @@ class Settings(BaseModel):
         Rule("a version of the engine, or its image's digest sha256:...", "0.33.0"),
     ]
     engine_args: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")], ...],
-        Rule("flags of `vllm serve`, one a line, without control characters", "--max-num-seqs=64"),
+        tuple[Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")], ...],
+        Field(max_length=MOST_FLAGS),
+        at_most_kib(FLAGS_KIB),
+        Rule(
+            "flags of `vllm serve`, one a line, without control characters;"
+            f" at most {MOST_FLAGS}, and {FLAGS_KIB} KiB in all",
+            "--max-num-seqs=64",
+        ),
     ]
     engine_env: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*=[^\x00-\x1f\x7f]*$")], ...],
+        tuple[
+            Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*=[^\x00-\x1f\x7f-\x9f]*$")], ...
+        ],
+        Field(max_length=MOST_VARIABLES),
+        at_most_kib(VARIABLES_KIB),
         AfterValidator(unique_names),
-        Rule("NAME=VALUE, each name once, without control characters", "VLLM_USE_V1=1"),
+        Rule(
+            "NAME=VALUE, each name once, without control characters;"
+            f" at most {MOST_VARIABLES}, and {VARIABLES_KIB} KiB in all",
+            "VLLM_USE_V1=1",
+        ),
     ]
     cloudflared_version: Annotated[
         str,
@@ -232,7 +283,7 @@ class Settings(BaseModel):
     ]
     hostname: Annotated[
         str,
-        Field(pattern=f"^{DOMAIN}$", max_length=253),
+        Field(pattern=f"^{DOMAIN}$", max_length=LONGEST_DOMAIN),
         Rule("a lower-case host name without scheme, port or path", "llm.example.com"),
     ]
     cloudflare_account_id: Annotated[
@@ -246,7 +297,9 @@ class Settings(BaseModel):
         Rule("32 hexadecimal digits, as on the zone's overview page", "0123456789abcdef" * 2),
     ]
     cloudflare_zone_name: Annotated[
-        str, Field(pattern=f"^{DOMAIN}$"), Rule("the zone's domain in lower case", "example.com")
+        str,
+        Field(pattern=f"^{DOMAIN}$", max_length=LONGEST_DOMAIN),
+        Rule("the zone's domain in lower case", "example.com"),
     ]
     access_team_name: Annotated[
         str,
@@ -264,21 +317,32 @@ class Settings(BaseModel):
         ),
     ]
     allowed_emails: Annotated[
-        tuple[Annotated[str, Field(pattern=rf"^[A-Za-z0-9._%+'-]+@{DOMAIN}$")], ...],
+        tuple[
+            Annotated[str, Field(pattern=rf"^[A-Za-z0-9._%+'-]{{1,64}}@{DOMAIN}$", max_length=254)],
+            ...,
+        ],
+        Field(max_length=MOST_EMAILS),
         AfterValidator(unique),
-        Rule("e-mail addresses, each once", "someone@example.com"),
+        Rule(
+            f"e-mail addresses, each once; at most {MOST_EMAILS}, for more name their domain",
+            "someone@example.com",
+        ),
     ]
     allowed_email_domains: Annotated[
-        tuple[Annotated[str, Field(pattern=f"^{DOMAIN}$")], ...],
+        tuple[Annotated[str, Field(pattern=f"^{DOMAIN}$", max_length=LONGEST_DOMAIN)], ...],
+        Field(max_length=MOST_EMAIL_DOMAINS),
         AfterValidator(unique),
-        Rule("domains in lower case, without @, each once", "example.com"),
+        Rule(
+            f"domains in lower case, without @, each once; at most {MOST_EMAIL_DOMAINS}",
+            "example.com",
+        ),
     ]
     service_token_duration: Annotated[
         str, Field(pattern="^([1-9][0-9]{0,5}h|forever)$"), Rule("hours, or forever", "8760h")
     ]
     hugging_face_endpoint: Annotated[
         str,
-        Field(pattern=rf"^https://{DOMAIN}(:{PORT})?(/[A-Za-z0-9._/-]*)?$"),
+        Field(pattern=rf"^https://{DOMAIN}(:{PORT})?(/[A-Za-z0-9._/-]*)?$", max_length=500),
         Rule("an https address, as the token travels there", "https://huggingface.co"),
     ]
     cpus: Annotated[int, Field(ge=0, le=64), Rule("a number of CPUs, or 0 for the least", 8)]
@@ -288,7 +352,7 @@ class Settings(BaseModel):
     ]
     max_instances: Annotated[int, Field(ge=1, le=100), Rule("1 to 100 instances", 1)]
     zonal_redundancy: Annotated[bool, Rule("true or false", "false")]
-    replicas: Annotated[int, Field(ge=1), Rule("a number of machines, 1 or more", 1)]
+    replicas: Annotated[int, Field(ge=1, le=1000), Rule("a number of machines, 1 or more", 1)]
     rollout: Annotated[Rollout, Rule("replace, surge or manual", "replace")]
     ready_timeout_minutes: Annotated[
         int,
@@ -355,6 +419,7 @@ class Settings(BaseModel):
             "zones": self.zones,
             "replicas": self.replicas,
             "rollout": self.rollout,
+            "downtime": self.downtime,
         }
 
     @property
@@ -371,6 +436,18 @@ class Settings(BaseModel):
             "start_limit_s": self.start_limit_s,
             "protect": self.protect,
         }
+
+    @property
+    def downtime(self) -> str:
+        """How long the endpoint is away while its only machine is replaced, in words."""
+        chosen, known = engine_named(self.engine), models().get(self.model)
+        return downtime(
+            self.shutdown_timeout_s,
+            chosen.IMAGE_GIB,
+            chosen.START_S,
+            self.weights,
+            known.weights if known else None,
+        )
 
     @property
     def start_limit_s(self) -> int:
@@ -468,7 +545,7 @@ class Secret(NamedTuple):
 
 
 SECRETS = {
-    f"{NAMESPACE}:huggingFaceToken": Secret("[!-~]{8,}", "a token of Hugging Face's", False),
+    f"{NAMESPACE}:huggingFaceToken": Secret("[!-~]{8,200}", "a token of Hugging Face's", False),
     "cloudflare:apiToken": Secret("[0-9A-Za-z_-]{40,80}", "an API token of Cloudflare's", True),
 }
 
@@ -480,7 +557,8 @@ MAY_BE_SECRET = ("engine_args", "engine_env", "hugging_face_endpoint")
 def _value(setting: str, text: str | None) -> Any:
     value: Any = text
     if _is_list(setting) and text is not None:
-        with suppress(ValueError):  # Text that is no list is refused as such.
+        # Text that is no list is refused as such, and one that is nested without end as well.
+        with suppress(ValueError, RecursionError):
             value = json.loads(text)
     return _adapter(setting).validate_python(value)
 
@@ -504,7 +582,7 @@ def _wrong_values(setting: str, error: ValidationError) -> Iterator[Problem]:
     listed = _is_list(setting)
     for detail in error.errors(include_url=False, include_context=False):
         index = detail["loc"][0] if listed and detail["loc"] else None
-        value = "not set" if detail["input"] is None else repr(detail["input"])
+        value = "not set" if detail["input"] is None else shown(detail["input"])
         fix = command(setting, rule.example, int(index or 0) if listed else None)
         yield Problem(
             key(setting) if index is None else f"{key(setting)}[{index}]",
@@ -517,12 +595,13 @@ def _wrong_values(setting: str, error: ValidationError) -> Iterator[Problem]:
 def _unknown_keys(config: Mapping[str, str | None]) -> Iterator[Problem]:
     known = {*map(key, Settings.model_fields), *SECRETS}
     for name in config.keys() - known:
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(name, known, n=1) if ordinary(name) else []
+        away = f"pulumi config rm {name}" if ordinary(name) else "take it out of the stack's file"
         yield Problem(
-            name,
+            named(name),
             HIDDEN,
             f"did you mean {near[0]}?" if near else "a key that Pulumi.yaml declares",
-            f"pulumi config rm {name}" + (f", then set {near[0]}" if near else ""),
+            away + (f", then set {near[0]}" if near else ""),
         )
 
 

@@ -9,7 +9,7 @@ from components.catalogue import Machine, Provisioning
 from components.engine import engine as engine_named
 from components.model_source import LARGEST_IMAGE_GB
 from components.models import models
-from components.problem import Problem, command, key
+from components.problem import Problem, command, key, shown
 
 Problems = Iterator[Problem]
 
@@ -251,6 +251,23 @@ def gpu_is_on_cloud_run(gpu: str, gpu_count: int, region: str) -> Problems:
         )
 
 
+GOOGLES_VARIABLES = re.compile("PORT|K_SERVICE|K_REVISION|K_CONFIGURATION|X_GOOGLE_.*")
+"""What Cloud Run sets itself, and refuses to take (its container contract, and
+docs.cloud.google.com/run/docs/configuring/services/overview-environment-variables)."""
+
+
+def variables_are_not_googles(engine_env: tuple[str, ...]) -> Problems:
+    """Cloud Run has variables of its own. Values are not shown."""
+    for name in (line.partition("=")[0] for line in engine_env):
+        if GOOGLES_VARIABLES.fullmatch(name):
+            yield Problem(
+                key("engine_env"),
+                shown(name),
+                "variables that Cloud Run does not set itself",
+                "leave it out: a container on Cloud Run gets it from Google",
+            )
+
+
 def image_is_small_enough(weights: str, model: str) -> Problems:
     """A large model takes long to build into an image, and to pull. Of others the build tells."""
     known = models().get(model)
@@ -319,6 +336,7 @@ PLATFORM_RULES = {
         instance_is_big_enough,
         weights_fit_instance,
         instances_are_ordered,
+        variables_are_not_googles,
     ),
 }
 """What holds on one platform only; the keys of the other are left alone there."""

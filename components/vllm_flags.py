@@ -74,6 +74,10 @@ EXCLUDES = {"--enable-per-request-metrics": "--disable-log-stats"}
 """Flags that vLLM does not start with unless another is there, or when it is."""
 
 
+DEEPEST = 50
+"""Keys of a dotted flag (`--json.key.key`)."""
+
+
 class Flag(NamedTuple):
     """One flag of vLLM's, as its own parser declares it."""
 
@@ -186,6 +190,8 @@ def _normalise(args: Iterable[str]) -> Iterator[str]:
             yield "--optimization-level"
         elif arg.startswith("-") and "." in name:
             flag, *keys = name.split(".")
+            if len(keys) > DEEPEST:
+                raise ValueError(f"argument {_dashed(flag)}: nested too deeply")
             value = value if equals else next(rest, None)
             yield from (_dashed(flag), *([] if value is None else [_nested(keys, value)]))
         elif arg.startswith("--"):
@@ -208,7 +214,7 @@ def _loosely(text: str) -> Any:
     for convert in (json.loads, human_readable_int):
         try:
             return convert(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return text
 

@@ -7,6 +7,11 @@ from argparse import ArgumentTypeError
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
+BEYOND = 2**63
+"""Numbers from here on are nobody's; infinity and what is no number are not below it either."""
+LONGEST_SIZE = 20
+"""Digits before a unit."""
+
 
 class Value(NamedTuple):
     """What may follow a flag."""
@@ -50,6 +55,8 @@ class Value(NamedTuple):
             number = convert(text)
         except ValueError:
             raise ArgumentTypeError(f"invalid {convert.__name__} value: {text!r}") from None
+        if not abs(number) < BEYOND:
+            raise ArgumentTypeError("expected a number of ordinary size")
         for limits in self.among:
             for sign, limit in re.findall("([<>]=?)([-0-9.]+)", limits):
                 if not SIGNIFY[sign](number, float(limit)):
@@ -62,6 +69,8 @@ class Value(NamedTuple):
             value = json.loads(_without_units(text) if self.among else text)
         except ValueError as error:
             raise ArgumentTypeError(f"expected JSON: {error}") from None
+        except RecursionError:
+            raise ArgumentTypeError("expected JSON that is nested less deeply") from None
         if self.kind == "json":
             return value
         if not isinstance(value, dict):
@@ -78,6 +87,8 @@ def human_readable_int(text: str) -> int:
     if not found:
         return int(text)
     power = "kmgt".index(found[2].lower()) + 1
+    if len(found[1]) > LONGEST_SIZE:
+        raise ValueError(text)
     return int(float(found[1]) * 1000**power) if found[2].islower() else int(found[1]) * 1024**power
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
@@ -74,6 +74,8 @@ class Consoles:
     """The consoles of both clouds, as a person uses them."""
 
     def __init__(self, session: Session, stack: str) -> None:
+        self.session = session
+        self.stack = stack
         self.environment = session.environment(stack)
         self._http = requests.Session()
         self._http.trust_env = False
@@ -90,6 +92,13 @@ class Consoles:
         )
         answer.raise_for_status()
         return answer.json()
+
+    def fault(self, method: str, name: str) -> None:
+        """Set (PUT) or clear (DELETE) what goes wrong in the clouds."""
+        answer = self._http.request(
+            method, f"https://{console.HOST}/faults/{name}", timeout=TIMEOUT_S
+        )
+        answer.raise_for_status()
 
     @contextmanager
     def by_hand(self, type_: str, id_: str, body: dict[str, Any] | None) -> Generator[None]:
@@ -116,7 +125,6 @@ class Endpoint(Consoles):
         run = session.must(
             session.pulumi("stack", "output", "--json", "--show-secrets", stack=stack)
         )
-        self.stack = stack
         self.outputs: dict[str, Any] = json.loads(run.stdout)
         if run.log:
             run.log.unlink()  # it holds the secrets that were asked for
@@ -168,17 +176,16 @@ class Endpoint(Consoles):
         )
         connection.set_tunnel(self.hostname, 443)
         body = json.dumps(question or self.question) if method == "POST" else None
-        connection.request(
-            method, path, body, {"Content-Type": "application/json", **(headers or {})}
-        )
-        response = connection.getresponse()
-        answer = Answer(
-            response.status,
-            response.headers.get_content_type(),
-            response.read().decode(errors="replace"),
-        )
-        connection.close()
-        return answer
+        with closing(connection):
+            connection.request(
+                method, path, body, {"Content-Type": "application/json", **(headers or {})}
+            )
+            response = connection.getresponse()
+            return Answer(
+                response.status,
+                response.headers.get_content_type(),
+                response.read().decode(errors="replace"),
+            )
 
     @property
     def question(self) -> dict[str, Any]:

@@ -126,17 +126,21 @@ retry() {
 fetch() {
   local output=$1
   shift
-  curl --silent --show-error --output "$output" --write-out '%{http_code}' \
+  curl --silent --show-error --globoff --output "$output" --write-out '%{http_code}' \
     --connect-timeout 5 --max-time 30 --retry 8 --retry-connrefused "$@"
 }
 
-# metadata PATH OUTPUT: the value as it is, byte for byte; returns 1 when there is no such key.
+# metadata PATH OUTPUT: the value as it is, byte for byte; returns 1 when there is no such key. A NUL
+# byte is refused: bash would leave it out, or cut the value there.
 metadata() {
   local status
   status=$(fetch "$2" --header 'Metadata-Flavor: Google' "$METADATA/$1") ||
     die "the metadata server did not answer for $1: is this a Google Compute Engine machine?"
   case $status in
-    200) ;;
+    200)
+      [[ $(tr --delete '\0' <"$2" | wc --bytes) == $(wc --bytes <"$2") ]] ||
+        die "instance metadata $1 has a NUL byte in it: expected text"
+      ;;
     404)
       rm --force "$2"
       return 1
@@ -157,11 +161,31 @@ option() {
   [[ -s $2 ]] || rm --force "$2"
 }
 
-# number FILE KEY: dies unless the file holds a whole number.
-number() {
-  [[ $(<"$1") =~ ^[0-9]{1,5}$ ]] ||
-    die "instance metadata '$2' is '$(<"$1")': expected a whole number"
+# form FILE KEY EXPECTED PATTERN: dies unless all that the file holds is of that form. What is more
+# than a text for the engine is checked so before it is used: nothing can then be taken for an option,
+# another path, or a second line.
+form() {
+  local value
+  value=$(<"$1")
+  [[ ${#value} -le 1000 && $value =~ ^($4)$ ]] ||
+    die "instance metadata '$2' is $(shown "$value"): expected $3"
 }
+
+# shown VALUE: in one line of printable characters, and not too long for one.
+shown() {
+  local short=${1:0:100}
+  [[ ${#1} -le 100 ]] || short+=...
+  if [[ $short =~ ^[\ -~]*$ ]]; then printf "'%s'" "$short"; else printf '%q' "$short"; fi
+}
+
+readonly NUMBER='0|[1-9][0-9]{0,4}' # bash would take 08 for octal
+readonly PORT='[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]'
+readonly IMAGE='[a-z0-9][a-z0-9._:/-]*[a-z0-9](:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?'
+readonly SECRET='projects/[a-z0-9.:-]+/secrets/[A-Za-z0-9_-]+/versions/([0-9]+|latest)'
+
+number() { form "$1" "$2" "a whole number" "$NUMBER"; }
+image() { form "$1" "$2" "an image's name with a tag or digest" "$IMAGE"; }
+secret_version() { form "$1" "$2" "projects/PROJECT/secrets/NAME/versions/NUMBER" "$SECRET"; }
 
 # access_token: the machine's own token, on standard output.
 access_token() {
@@ -316,8 +340,16 @@ prepare_engine() {
   attribute engine-port "$new/port"
   attribute engine-health-path "$new/health-path"
   attribute shutdown-timeout "$new/shutdown-timeout"
-  number "$new/port" engine-port
+  image "$new/image" engine-image
+  form "$new/port" engine-port "a whole number, 1 to 65535" "$PORT"
+  form "$new/health-path" engine-health-path "a path, such as /health" \
+    '/|(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+'
   number "$new/shutdown-timeout" shutdown-timeout
+  [[ ! -e $new/weights-bucket ]] || form "$new/weights-bucket" weights-bucket \
+    "a bucket's name" '[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]'
+  # Names become file names, and stand in a line of what the machine reports.
+  [[ ! -e $new/phases ]] || ! grep --invert-match --quiet $'^[a-z][a-z0-9-]\\{0,40\\}\t.' "$new/phases" ||
+    die "instance metadata 'engine-phases' has a line that is not NAME, a tab, and an expression"
   cat >"$new/unit" <<'UNIT'
 [Unit]
 Description=Inference engine of the LLM endpoint
@@ -409,6 +441,7 @@ until curl --silent --fail --output /dev/null --max-time 5 \
   fi
   for ((lines = 0; lines < 1000; lines++)); do
     read -r -t 0.05 at _ _ line <&3 || break
+    [[ $at =~ ^[0-9]+\.[0-9]+$ ]] || continue # not a line of the engine's
     hear "${at/./}" "$line"
   done
   sleep 0.2
@@ -428,6 +461,7 @@ prepare_tunnel() {
   local new=$RUN/cloudflared.new
   attribute cloudflared-image "$new/image"
   attribute shutdown-timeout "$new/shutdown-timeout"
+  image "$new/image" cloudflared-image
   number "$new/shutdown-timeout" shutdown-timeout
   [[ ! -e $RUN/engine-image ]] || : >"$new/before-engine"
   cat >"$new/unit" <<'UNIT'
@@ -505,7 +539,7 @@ need() {
 }
 
 prepare() {
-  need curl base64 sed diff docker systemctl
+  need curl base64 sed diff tr wc docker systemctl
   mkdir --parents "$RUN"
   option engine-image "$RUN/engine-image"
   if [[ -e $RUN/engine-image ]]; then
@@ -519,11 +553,15 @@ prepare() {
   rm --recursive --force "$RUN"/*.new "$RUN"/docker.*
   mkdir --parents "$RUN"/{llm-endpoint-engine,cloudflared}.new /run/systemd/system "$CACHE"
   attribute revision "$RUN/revision"
+  form "$RUN/revision" revision "letters, digits, dots and hyphens" '[A-Za-z0-9][A-Za-z0-9._-]*'
   say "revision=$(<"$RUN/revision")"
   [[ ! -e $RUN/engine-image ]] || prepare_engine
   prepare_tunnel
   attribute tunnel-token-secret "$RUN/tunnel-token-secret"
+  secret_version "$RUN/tunnel-token-secret" tunnel-token-secret
   option hugging-face-token-secret "$RUN/hugging-face-token-secret"
+  [[ ! -e $RUN/hugging-face-token-secret ]] ||
+    secret_version "$RUN/hugging-face-token-secret" hugging-face-token-secret
 }
 
 tunnel() {

@@ -4,7 +4,7 @@ import asyncio
 import os
 import runpy
 import subprocess
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -177,12 +177,17 @@ def deploy(
     stack: str = "dev",
     changes: dict[str, str] | None = None,
     program: Path = ROOT / "__main__.py",
+    named: str = "",
+    secret: Collection[str] = SECRET_KEYS,
 ) -> Deployment:
-    """Run the program on a committed stack file, with `changes` to its configuration."""
+    """Run the program on a committed stack file, with `changes` to its configuration.
+
+    The stack is called as its file is, or as `named`; the keys in `secret` are encrypted.
+    """
     deployment = Deployment()
-    set_all_config(configuration(stack, changes), list(SECRET_KEYS))
+    set_all_config(configuration(stack, changes), list(secret))
     monitor = RecordingMonitor(deployment)
-    set_mocks(monitor.mocks, "llm-endpoint", stack, preview=False, monitor=monitor)
+    set_mocks(monitor.mocks, "llm-endpoint", named or stack, preview=False, monitor=monitor)
     root = pulumi.runtime.get_root_resource()
     assert isinstance(root, Stack)
     root.outputs.clear()

@@ -554,6 +554,7 @@ RTX = {"nodeSelector": {"accelerator": "nvidia-rtx-pro-6000"}}
         ),
         ({"container": {"resources": {"limits": {"cpu": "1", "memory": "8Gi"}}}}, "For 1.0 CPU"),
         ({"container": MOUNT}, "Volume 'hub' not found."),
+        ({"container": {"envs": [{"name": "PORT", "value": "1"}]}}, "'PORT' is reserved"),
         ({"template": {"timeout": "7200s"}}, "must be between 1s and 3600s"),
         ({"template": {"serviceAccount": "nobody@example.com"}}, "iam.serviceaccounts.actAs"),
         ({"name": "A-name"}, "must use only lowercase alphanumeric characters"),

@@ -1,6 +1,7 @@
 """What the README promises, asked of what the program declares."""
 
 import json
+import math
 import re
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from components import catalogue
 from components.network import subnet_range
+from rehearsal import figures
 from tests.conftest import MASKED, TUNNEL_TOKEN, Declared, Deploy, Deployment
 from tests.stack_config import API_TOKEN
 
@@ -407,6 +409,47 @@ def test_an_outage_is_announced_before_it_begins(deploy: Deploy, rollout: str) -
     assert len(announced(new_model)) == (1 if rollout == "replace" else 0)
     assert any("zones change" in text and "DOWN" in text for text in announced(new_zones))
     assert not announced(before)
+    for text_ in (*announced(new_model), *announced(new_zones)):
+        assert re.search(r"\d+( to \d+)? minutes", text_), "nobody knows how long to wait"
+
+
+def test_the_length_of_an_outage_is_the_sum_of_what_a_new_machine_goes_through(
+    deploy: Deploy,
+) -> None:
+    """By the rehearsal's figures, to the minute; of an unknown model, the least."""
+
+    def announced(changes: dict[str, str]) -> str:
+        """What is said of the length."""
+        outage = by_name(deploy("dev", changes))["command:local:Command llm-dev-outage"]
+        found = re.search(r"DOWN from now .* in (.* minutes( or more)?) ", outage.inputs["update"])
+        assert found
+        return found[1]
+
+    machine = ("VM delete", "VM create", "VM boot", "pull vllm/vllm-openai")
+    engine = ("vLLM start", "torch.compile", "CUDA graphs")
+    drain_s = 20
+    least_s = drain_s + sum(map(figures.seconds, (*machine, *engine)))
+    by_gigabyte = {
+        "bucket": ("weights stream, 1 GB",),
+        "hub": ("weights download, 1 GB", "weights load, 1 GB"),
+    }
+    for weights, parts in by_gigabyte.items():
+        seconds = least_s + 16.4 * sum(map(figures.seconds, parts))
+        said = announced({"llm-endpoint:model": "Qwen/Qwen3-8B", "llm-endpoint:weights": weights})
+        minutes = int(said.removeprefix("about ").removesuffix(" minutes"))
+        assert abs(minutes * 60 - seconds) <= 60, f"{said}, and it is {seconds:.0f} s"
+    unknown = announced({"llm-endpoint:model": "our-team/our-own-model"})
+    assert unknown == f"{math.ceil(least_s / 60)} minutes or more"
+
+
+def test_another_engine_on_machines_is_announced(deploy: Deploy) -> None:
+    """It listens elsewhere, so old machines are led past; a service changes over in silence."""
+    ollama = {"llm-endpoint:engine": "ollama", "llm-endpoint:model": "qwen3:8b"}
+    for stack, said in (("dev", True), ("cloud-run", False)):
+        name = f"command:local:Command llm-{stack}-switch"
+        before, after = by_name(deploy(stack))[name], by_name(deploy(stack, ollama))[name]
+        assert "DOWN" in after.inputs["update"]
+        assert (before.inputs != after.inputs) == said
 
 
 def test_machines_out_of_date_are_announced_when_they_begin_to_be_replaced(deploy: Deploy) -> None:

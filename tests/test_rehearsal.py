@@ -17,6 +17,7 @@ from rehearsal.session import CONSUMER, Session
 from scripts.audit import LOOKED_FOR
 from scripts.audits import state
 from tests.processes import wait_until
+from tests.streams import streams, told_to_stop
 
 pytestmark = pytest.mark.rehearsal
 
@@ -214,30 +215,51 @@ def asking(endpoint: checks.Endpoint) -> Generator[list[int]]:
 
 
 @pytest.mark.parametrize(
-    ("rollout", "model"), [("replace", "Qwen/Qwen3-8B"), ("surge", "Qwen/Qwen3-4B-FP8")]
+    ("rollout", "replicas", "model"),
+    [
+        ("replace", 1, "Qwen/Qwen3-8B"),
+        ("surge", 2, "Qwen/Qwen3-4B-FP8"),  # from one machine
+        ("surge", 2, "Qwen/Qwen3-4B"),  # from two
+    ],
 )
-def test_a_new_model_is_served_by_a_new_machine_and_the_old_one_is_gone(
-    session: Session, rollout: str, model: str
+def test_a_new_model_is_served_by_new_machines_and_no_answer_is_cut(
+    session: Session, rollout: str, replicas: int, model: str
 ) -> None:
-    """`up` ends when the new machine answers; only with `replace` is nobody answered meanwhile."""
+    """`up` ends when a new machine answers; only with `replace` is nobody answered meanwhile.
+
+    Old machines finish what they have begun to answer before they go, under either rollout.
+    """
     endpoint = checks.Endpoint(session, "dev")
     before = machines(endpoint, "dev")
-    for key, value in (("rollout", rollout), ("model", model)):
+    for key, value in (("rollout", rollout), ("replicas", str(replicas)), ("model", model)):
         session.must(session.pulumi("config", "set", key, value, stack="dev"))
 
-    with asking(endpoint) as statuses:
+    with (
+        asking(endpoint) as statuses,
+        told_to_stop(endpoint, before) as stopping,
+        streams(endpoint) as streamed,
+    ):
+        wait_until(lambda: any(it.whole for it in streamed))
         run = session.must(session.pulumi("up", "--yes", "--skip-preview", stack="dev"))
         wait_until(lambda: not machines(endpoint, "dev") & before)
 
     down = rollout == "replace"
+    begun = [it for it in streamed if it.status not in ({502, 530} if down else set[int]())]
+    assert [it for it in begun if not it.whole] == []
+    old = next(it.fingerprint for it in streamed if it.whole)
+    assert stopping.keys() == before
+    for at in stopping.values():
+        drained = [it for it in begun if it.begun < at < it.ended and it.fingerprint == old]
+        assert drained, "no answer was on its way when a machine was told to stop"
     assert ("DOWN from now" in run.stdout) == down, "an outage was not announced, or none came"
+    assert ("in about 8 minutes" in run.stdout.replace("\n", " ")) == down
     assert (statuses[0], statuses[-1]) == (200, 200)
     assert set(statuses[1:-1]) - {200} <= ({502, 530} if down else set[int]()), statuses
     assert (len(statuses) > 1) == down
     endpoint = checks.Endpoint(session, "dev")
     assert endpoint.model == model
     held(checks.answers(endpoint))
-    assert len(machines(endpoint, "dev")) == 1
+    assert len(machines(endpoint, "dev")) == replicas
 
 
 def test_a_refused_configuration_creates_and_loses_nothing(session: Session) -> None:

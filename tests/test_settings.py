@@ -325,6 +325,13 @@ wrong(
     "pulumi config set",
 )
 wrong(
+    "environment that is Cloud Run's own",
+    {"llm-endpoint:engineEnv": '["PORT=do-not-show-me"]'} | CLOUD_RUN,
+    "PORT",
+    "variables that Cloud Run does not set itself",
+    "leave it out",
+)
+wrong(
     "environment with a name twice",
     {"llm-endpoint:engineEnv": '["A=1", "A=2"]'},
     HIDDEN,
@@ -523,12 +530,12 @@ wrong(
     "flag with a wrong value",
     {ARGS: '["--max-num-seqs=many"]'},
     HIDDEN,
-    "argument --max-num-seqs: invalid int value: 'many'",
+    "argument --max-num-seqs: invalid int value",
     "correct the list",
 )
 for problem, arg, words in (
     ("flag with broken JSON", "--hf-overrides={bad", "argument --hf-overrides: expected JSON"),
-    ("optimisation level that is none", "-O9", "--optimization-level: invalid choice: '9'"),
+    ("optimisation level that is none", "-O9", "--optimization-level: invalid choice (choose"),
     ("flag with a number out of range", "--max-num-seqs=0", "expected a number >=1"),
     ("tools without their parser", "--enable-auto-tool-choice", "requires --tool-call-parser"),
 ):
@@ -543,7 +550,7 @@ wrong(
 wrong(
     "flag and value in one line",
     {ARGS: '["--max-num-seqs 8"]'},
-    "--max-num-seqs 8",
+    "--max-num-seqs",
     "flags of vLLM 0.33.0",
     "did you mean --max-num-seqs?",
 )
@@ -760,6 +767,12 @@ def test_a_secret_in_clear_is_refused_and_not_repeated(name: str, value: str) ->
         (ARGS, '["--hf=hf_do-not-show-me"]'),
         (ARGS, '["--api-keys", "do-not-show-me"]'),
         (ARGS, r'["--api-key=do-not-show-me\n"]'),
+        (ARGS, '["--dtype=do-not-show-me"]'),
+        (ARGS, '["--seed", "do-not-show-me"]'),
+        (ARGS, '["--enforce-eager=do-not-show-me"]'),
+        (ARGS, '["--max-num-batched-tokens=do-not-show-me"]'),
+        (ARGS, '["--compilation-config={\\"do-not-show-me\\": 1}"]'),
+        (ARGS, '["--hf-tokn do-not-show-me"]'),
     ],
 )
 def test_what_may_be_secret_is_never_printed(name: str, value: str) -> None:

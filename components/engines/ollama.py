@@ -7,6 +7,7 @@ a driver that its CUDA libraries can use: see `version`. Without either it would
 call that a success; scripts/ollama.sh does not.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
@@ -26,6 +27,8 @@ DRIVER_535 = "0.24.0"
 (ollama/ollama#16449, #16895)."""
 IMAGE_GIB = 2.0
 """U: with its CUDA libraries."""
+START_S = 5.0
+"""U: until it has found its GPUs and listens."""
 
 PORT = 11434
 READY = "ready"
@@ -178,7 +181,8 @@ def environment(
 def concurrency(env: Mapping[str, str]) -> int:
     """Requests that it answers at the same time, by its environment."""
     given = env.get("OLLAMA_NUM_PARALLEL", "")
-    return max(int(given), 1) if given.isdecimal() else 1  # what Ollama makes of anything else
+    # What Ollama makes of anything else is 1, also of a number that 64 bits cannot hold.
+    return max(int(given), 1) if re.fullmatch("[0-9]{1,19}", given) else 1
 
 
 def model_runs_here(model: str) -> Iterator[Problem]:

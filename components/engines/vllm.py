@@ -18,6 +18,8 @@ OLDEST = (0, 32, 0)
 SOURCE: Literal["hub", "ollama"] = "hub"
 IMAGE_GIB = 12.0
 """vllm-project/vllm#27154 (2025-10)."""
+START_S = 90.0
+"""U: imports 25, compilation 45, graph capture 20."""
 
 PORT = 8000
 HEALTH_PATH = "/health"
@@ -188,7 +190,8 @@ def engine_args_are_vllms(engine_args: tuple[str, ...]) -> Iterator[Problem]:
             vllm_flags.NOT_YOURS[flag],
         )
     for arg in unknown:
-        flag = arg.partition("=")[0] if arg.startswith("-") else HIDDEN
+        name = re.match("--?[A-Za-z0-9_.-]{1,80}", arg)
+        flag = name[0] if name else HIDDEN
         near = difflib.get_close_matches(flag, vllm_flags.FLAGS, n=1)
         yield Problem(
             key("engine_args"),
@@ -231,6 +234,12 @@ def _too_old(setting: str, value: str, what: str, gpu: str, needed: tuple[int, i
 def _brief(error: str) -> str:
     """Argparse's words without what may be secret in them, and not all of fifty candidates."""
     words = re.sub("=.* could match", " could match", error, flags=re.DOTALL)
+    words = re.sub(
+        r"invalid choice: .*( \(choose from )", r"invalid choice\1", words, flags=re.DOTALL
+    )
+    words = re.sub("(invalid [a-z_]+ value): .*", r"\1", words, flags=re.DOTALL)
+    words = re.sub("ignored explicit argument .*", "it takes no value", words, flags=re.DOTALL)
+    words = re.sub("it has no .*", "it has no such key", words, flags=re.DOTALL)
     return words if len(words) <= 200 else f"{words[:200]}..."
 
 

@@ -25,6 +25,9 @@ from rehearsal.faults import Faults
 SLOTS = 8
 """Requests answered at once; more wait, as in vLLM."""
 
+SLOW_TOKEN_S = 0.5
+"""Real seconds before each token of a stream, under the fault `slow-tokens`."""
+
 GENERATE = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 OTHERS = ("/load", "/tokenize", "/detokenize", "/scale_elastic_ep", "/is_scaling_elastic_ep")
 """Answered with an empty 200 here: in vLLM they are open to anyone, which is why they matter."""
@@ -184,7 +187,10 @@ class Front:
             if answer.status != HTTPStatus.OK:
                 return self._refusal(answer.status, await answer.json(content_type=None))
             if answer.content_type == "text/event-stream":
-                response = await llama.stream(request, answer, self._event)
+                slow = self._serving.faults.strikes("slow-tokens")
+                response = await llama.stream(
+                    request, answer, self._event, SLOW_TOKEN_S if slow else 0
+                )
                 self._succeeded += 1
                 return response
             self._succeeded += 1

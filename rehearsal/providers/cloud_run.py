@@ -214,8 +214,14 @@ def sound_job(operation: Operation, body: Body) -> None:
         sound_gpu(operation, body, task, at_once, "template.parallelism")
 
 
+RESERVED = ("PORT", "K_SERVICE", "K_REVISION", "K_CONFIGURATION")
+"""Variables that Cloud Run sets itself and refuses to take
+(docs.cloud.google.com/run/docs/configuring/services/environment-variables, "Reserved names";
+DefangLabs/pulumi-defang#342). The words of the refusal are ours."""
+
+
 def sound_container(template: Body, path: str) -> None:
-    """CPU, memory, volumes."""
+    """CPU, memory, variables, volumes."""
     container: Body = template["containers"][0]
     limits = as_object(as_object(container.get("resources")).get("limits"))
     cpu, memory = cpus(limits.get("cpu", "1")), gib(limits.get("memory", "512Mi"))
@@ -226,6 +232,9 @@ def sound_container(template: Body, path: str) -> None:
             f"{where}.resources.limits.memory: Invalid value specified for container memory. For"
             f" {cpu:.1f} CPU, memory must be between {lowest:g}Gi and {highest:g}Gi inclusive."
         )
+    for variable in as_array(container.get("envs")):
+        if variable["name"] in RESERVED:
+            raise refused(f"{where}.env: The env name '{variable['name']}' is reserved.")
     volumes = {it["name"]: it for it in as_array(template.get("volumes"))}
     for index, mount in enumerate(as_array(container.get("volumeMounts"))):
         if mount["name"] not in volumes:

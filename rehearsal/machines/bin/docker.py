@@ -537,7 +537,7 @@ def environment(options: Options) -> dict[str, str]:
             text = Path(file).read_text()
         except OSError as error:
             fail(f"docker: open {file}: {(error.strerror or '').lower()}", 125)
-        lines += [line for line in text.splitlines() if line.strip() and line[0] != "#"]
+        lines += [line for line in text.split("\n") if line.strip() and line[0] != "#"]
     values: dict[str, str] = {}
     for line in lines + options.get("--env", []):
         key, equals, value = line.lstrip().partition("=")
