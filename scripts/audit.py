@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> int:
                 file=sys.stderr,
             )
         return 2
-    token = os.environ.get(stack_secrets.VARIABLES[stack_secrets.CLOUDFLARE_TOKEN], "")
+    token = os.environ.get(stack_secrets.VARIABLES[stack_secrets.CLOUDFLARE_TOKEN], "").strip()
     if not token:
         token = stack_secrets.decrypted(asked.stack, stack_secrets.CLOUDFLARE_TOKEN)[
             stack_secrets.CLOUDFLARE_TOKEN

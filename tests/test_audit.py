@@ -235,7 +235,8 @@ def test_the_command_names_all_that_is_left_and_how_to_delete_it(
     everything = [it for it in PLANTED if it is not wrong]
     with planted(consoles, *everything):
         run = command(world)
-        listed = json.loads(command(world, "--json").stdout)
+        pasted = token(world) + "\n"  # as from a file
+        listed = json.loads(command(world, "--json", CLOUDFLARE_API_TOKEN=pasted).stdout)
 
     assert run.returncode == 1, run.stdout + run.stderr
     for it in everything:
