@@ -23,6 +23,7 @@ from tests.adversarial import (
     CONFIGURATIONS,
     KINDS,
     METACHARACTERS,
+    PLAIN,
     PRIVATE,
     Configuration,
     Outcome,
@@ -97,6 +98,11 @@ def examine(folder: Path) -> Outcomes:
 
     check()
     return outcomes
+
+
+def test_no_key_is_left_out() -> None:
+    """Whoever adds a key says what is right for it, and it is tried with all that is wrong."""
+    assert PLAIN.keys() == known_keys()
 
 
 def test_any_configuration_is_planned_as_it_is_meant_or_refused_in_words(tmp_path: Path) -> None:
