@@ -352,7 +352,7 @@ _FREELY = st.tuples(
     _RIGHT,
 )
 # A refusal takes a millisecond and a plan a quarter of a second: hence more of the former.
-_CHANGES = st.sampled_from("RFHHHHHMMM").flatmap(
+_CHANGES = st.sampled_from("RFHHHHHHMMMM").flatmap(
     {
         "R": st.lists(_RIGHT, min_size=1, max_size=4),
         "F": _FREELY.map(list),

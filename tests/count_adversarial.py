@@ -39,7 +39,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         outcomes = examine(Path(folder))
     planned = sum(1 for _, outcome in outcomes if outcome.deployment)
-    different = len({given.changes for given, _ in outcomes})
+    different = len({(given.stack, given.changes) for given, _ in outcomes})
     print(f"{len(outcomes)} configurations, {different} of them different:")
     print(f"{planned} planned as meant, {len(outcomes) - planned} refused in words, 0 otherwise.\n")
     print(table(outcomes))

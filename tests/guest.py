@@ -223,6 +223,6 @@ class Guest:
 
     def containers(self) -> list[dict[str, Any]]:
         """How each container that was ever started found its surroundings."""
-        lines = self.console.splitlines()
+        lines = self.console.rpartition("\n")[0].splitlines()  # the last may be half written
         reports = [it.partition("]: container ")[2] for it in lines if "]: container {" in it]
         return [json.loads(report) for report in reports]

@@ -23,6 +23,7 @@ from tests.adversarial import (
     CONFIGURATIONS,
     KINDS,
     METACHARACTERS,
+    PLAIN,
     PRIVATE,
     Configuration,
     Outcome,
@@ -32,7 +33,8 @@ from tests.adversarial import (
 from tests.conftest import Declared, Deployment
 from tests.guest import STARTUP_SCRIPT
 
-EXAMPLES = 600
+EXAMPLES = 700
+"""Some come up twice."""
 LONGEST_REFUSAL = 60_000
 METADATA_VALUE, METADATA = 256 * 1024, 512 * 1024
 """Bytes that Google takes (docs.cloud.google.com/compute/docs/metadata/setting-custom-metadata)."""
@@ -98,6 +100,11 @@ def examine(folder: Path) -> Outcomes:
     return outcomes
 
 
+def test_no_key_is_left_out() -> None:
+    """Whoever adds a key says what is right for it, and it is tried with all that is wrong."""
+    assert PLAIN.keys() == known_keys()
+
+
 def test_any_configuration_is_planned_as_it_is_meant_or_refused_in_words(tmp_path: Path) -> None:
     """At least 500 of them, of every kind; nothing in them reaches a shell, a unit, or a name."""
     asyncio.set_event_loop(asyncio.new_event_loop())  # as the SDK wants one
@@ -105,7 +112,7 @@ def test_any_configuration_is_planned_as_it_is_meant_or_refused_in_words(tmp_pat
     outcomes = examine(tmp_path)
 
     planned = [it for it, outcome in outcomes if outcome.deployment]
-    assert len({it.changes for it, _ in outcomes}) >= 500
+    assert len({(it.stack, it.changes) for it, _ in outcomes}) >= 500
     assert 80 <= len(planned) <= len(outcomes) - 300
     hostile = [it for it in planned if it.kinds - {"right values"}]
     assert len(hostile) >= 30, "hardly anything hostile came as far as the plan"
