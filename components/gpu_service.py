@@ -93,11 +93,13 @@ class GpuService(pulumi.ComponentResource):
             MachineTemplateArgs(
                 place=place,
                 hardware=CONNECTOR,
+                boot_image=CONNECTOR.boot_image,
                 subnetwork=args["subnetwork"],
                 service_account=args["service_account"],
                 registry=args["registry"],
                 cloudflared_image=args["cloudflared_image"],
                 engine=None,
+                compile_cache=None,
                 weights="",
                 secrets={"tunnel-token": args["tunnel_token"]},
             ),

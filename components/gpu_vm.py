@@ -2,6 +2,8 @@
 
 import pulumi
 
+from components.boot_image import BootImage, BootImageArgs
+from components.compile_cache import CompileCache, CompileCacheArgs
 from components.instance_group import InstanceGroup, InstanceGroupArgs
 from components.machine_template import MachineTemplate, MachineTemplateArgs
 from components.serving import MachinesArgs, ServingArgs
@@ -33,17 +35,48 @@ class GpuVm(pulumi.ComponentResource):
         if args["hugging_face_token"] is not None:
             secrets["hugging-face-token"] = args["hugging_face_token"]
 
+        boot_image: pulumi.Input[str] = args["hardware"].boot_image
+        if args["prepared"] != "nothing":
+            with_weights = args["prepared"] == "weights"
+            container = pulumi.Output.all(args["registry"], args["weights_location"], "").apply(
+                lambda known: args["engine"](*known)
+            )
+            boot_image = BootImage(
+                name,
+                BootImageArgs(
+                    place=args["place"],
+                    base=boot_image,
+                    disk_gb=args["hardware"].boot_disk_gb,
+                    zones=args["zones"],
+                    subnetwork=args["subnetwork"],
+                    service_account=args["service_account"],
+                    engine_image=container.apply(lambda it: it.image),
+                    cloudflared_image=args["cloudflared_image"],
+                    weights_bucket=container.apply(lambda it: it.weights_bucket)
+                    if with_weights
+                    else "",
+                    needs=[args["staged"]] if with_weights else [],
+                ),
+                opts=child,
+            ).link
+        compile_cache: pulumi.Input[str] | None = None
+        if args["compile_cache"] == "bucket":
+            kept = CompileCacheArgs(place=args["place"], machines=args["machine"])
+            compile_cache = CompileCache(name, kept, opts=child).bucket
+
         template = MachineTemplate(
             name,
             MachineTemplateArgs(
                 place=args["place"],
                 hardware=args["hardware"],
+                boot_image=boot_image,
                 subnetwork=args["subnetwork"],
                 service_account=args["service_account"],
                 registry=args["registry"],
                 cloudflared_image=args["cloudflared_image"],
                 engine=args["engine"],
                 weights=args["weights_location"],
+                compile_cache=compile_cache,
                 secrets=secrets,
             ),
             opts=child,

@@ -57,12 +57,14 @@ def scheduling(hardware: Hardware) -> compute.RegionInstanceTemplateSchedulingAr
             }
 
 
-def boot_disk(hardware: Hardware) -> compute.RegionInstanceTemplateDiskArgsDict:
+def boot_disk(
+    hardware: Hardware, image: pulumi.Input[str]
+) -> compute.RegionInstanceTemplateDiskArgsDict:
     """The only disk."""
     return {
         "boot": True,
         "auto_delete": True,
-        "source_image": hardware.boot_image,
+        "source_image": image,
         "disk_size_gb": hardware.boot_disk_gb,
         "disk_type": hardware.boot_disk_type,
     }
@@ -114,5 +116,6 @@ def engine_metadata(
         "engine-port": container.apply(lambda it: str(it.port)),
         "engine-health-path": container.apply(lambda it: it.health_path),
         "shutdown-timeout": container.apply(lambda it: str(it.shutdown_timeout_s)),
+        "compile-cache": container.apply(lambda it: it.compile_cache),
         "weights-bucket": container.apply(lambda it: it.weights_bucket),
     }

@@ -9,6 +9,7 @@ DOING = {
     "boot": "boots",
     "prepare": "reads what it is to be",
     "gpu": "waits for the NVIDIA driver",
+    "compile-cache": "fetches what an earlier machine compiled",
     "engine-image": "pulls the engine's image",
     "hugging-face-token": "reads the Hugging Face token",
     "weights": "copies the weights",
@@ -24,6 +25,7 @@ DOING = {
     "engine-capture": "captures CUDA graphs",
     "engine-ready": "waits for the engine's first answer",
     "prune": "removes old images",
+    "disk-prepared": "seals the disk",
 }
 """A phase in words, with the machine as its subject."""
 

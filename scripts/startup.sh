@@ -1,6 +1,7 @@
 #!/bin/bash
 # Turns a machine into an endpoint: an inference engine and the tunnel that leads to it. Where the
-# metadata names no engine, the tunnel alone: it leads to a service elsewhere.
+# metadata names no engine, the tunnel alone: it leads to a service elsewhere. Or prepares a disk
+# that such machines are to boot from: then it fetches what they need, and starts nothing.
 #
 # Runs as root at every boot (Google's guest agent starts it) and may be run again at any time: what
 # has not changed is left alone. Needs an image with Docker and, for an engine, the NVIDIA driver and
@@ -16,8 +17,11 @@
 #   engine-image, engine-args (one a line), engine-env (KEY=VALUE a line), engine-port,
 #   engine-health-path and optionally engine-script (run in place of the image's entry point),
 #   engine-phases (NAME, a tab and a regular expression a line: the words with which the engine says
-#   that a phase of its start begins), weights-bucket (copied to the disk first) and
-#   hugging-face-token-secret; secrets by the full name of a version.
+#   that a phase of its start begins), compile-cache (the folder, in its cache, of what it compiles
+#   for itself), compile-cache-bucket (where that outlives the machine), weights-bucket (copied to
+#   the disk first) and hugging-face-token-secret; secrets by the full name of a version.
+#   To prepare a disk: prepare-disk (anything), cloudflared-image, engine-image and optionally
+#   weights-bucket. The phase disk-prepared ends the work.
 #
 # Every phase ends with one line, times in seconds, START since the epoch:
 #   llm-endpoint phase=NAME seconds=N.N status=ok|failed start=N.N
@@ -36,6 +40,7 @@ readonly METADATA=http://metadata.google.internal/computeMetadata/v1
 readonly RUN=/run/llm-endpoint # tmpfs: nothing of it is left on the disk or after a reboot
 readonly CACHE=/var/lib/llm-endpoint/cache # weights and compiled kernels: worth keeping
 readonly WEIGHTS=/var/lib/llm-endpoint/weights # a bucket's content, for engines that want files
+readonly PREPARED=/var/lib/llm-endpoint/prepared # what this disk was given before it was a machine's
 
 say() { printf 'llm-endpoint %s\n' "$*"; }
 die() {
@@ -93,6 +98,59 @@ mv ".$1" "$1"
 # Nobody waits for it, and nobody minds where it is not allowed: the lines above are in the log.
 publish 9>../phases-lock >/dev/null 2>&1 &
 REPORT
+}
+
+# A file of its own, too: the engine's unit drops what it did not start with, and keeps what it
+# compiled, when this script has long ended. In the bucket it lies under what it was compiled by: the
+# image, the engine's arguments and environment, and the GPU with its driver. gzip's checksum tells
+# whether all of it arrived.
+prepare_compile_cache() {
+  cat >"$RUN/compile-cache" <<'CACHE'
+set -euo pipefail
+cd "${2:-/run/llm-endpoint/llm-endpoint-engine}"
+[[ -e compile-cache && -e compile-cache-bucket ]] || exit 0
+folder=/var/lib/llm-endpoint/cache/$(<compile-cache) bucket=$(<compile-cache-bucket)
+[[ $bucket =~ ^[a-z0-9][a-z0-9._-]*$ ]] || exit 0
+name=$({
+  cat image env ../gpu
+  grep --invert-match --regexp='^--fingerprint-value=' args # which changes with everything
+} | sha256sum | cut --characters=1-16).tar.gz
+archive=/run/llm-endpoint/compile-cache.tar.gz
+
+# ask METHOD PATH CURL-OPTION...: as the machine itself; prints the HTTP status.
+ask() {
+  local method=$1 path=$2
+  shift 2
+  curl --silent --fail --max-time 10 --header 'Metadata-Flavor: Google' \
+    http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/token |
+    sed --quiet 's/.*"access_token" *: *"\([^"]*\)".*/Authorization: Bearer \1/p' |
+    curl --silent --request "$method" --header @- --output "$archive.answer" \
+      --write-out '%{http_code}' --connect-timeout 5 --max-time 120 "$@" \
+      "https://storage.googleapis.com/$path" || true
+}
+
+case $1 in
+  restore)
+    [[ ! -d $folder && $(ask GET "$bucket/$name") == 200 ]] || exit 0
+    mkdir --parents "$folder.part"
+    if tar --extract --gzip --file="$archive.answer" --directory="$folder.part" 2>/dev/null; then
+      mv "$folder.part" "$folder"
+    else
+      rm --recursive --force "$folder.part"
+      ask DELETE "storage/v1/b/$bucket/o/$name" >/dev/null
+      echo "llm-endpoint compile cache: gs://$bucket/$name was damaged and is removed"
+    fi
+    ;;
+  keep) # unless another machine was sooner
+    [[ -d $folder ]] || exit 0
+    tar --create --gzip --file="$archive" --directory="$folder" .
+    ask POST "upload/storage/v1/b/$bucket/o?uploadType=media&name=$name&ifGenerationMatch=0" \
+      --header 'Content-Type: application/gzip' --data-binary "@$archive" >/dev/null
+    ;;
+  drop) ask DELETE "storage/v1/b/$bucket/o/$name" >/dev/null ;;
+esac
+rm --force "$archive" "$archive.answer"
+CACHE
 }
 
 # What the machine did before this script, once a boot.
@@ -242,35 +300,64 @@ pull_failed() {
   return 75
 }
 
+# pull_image NAME IMAGE: what a prepared disk has under NAME is believed only as far as it is right.
 pull_image() {
-  docker image inspect "$1" >/dev/null 2>&1 && return
+  image_is_there "$@" && return
   # On tmpfs, for `docker login` writes the credential down.
   DOCKER_CONFIG=$(mktemp --directory "$RUN/docker.XXXXXX")
   export DOCKER_CONFIG
-  retry pull "$1" || die "the image $1 could not be pulled: it must exist upstream, and this" \
+  retry pull "$2" || die "the image $2 could not be pulled: it must exist upstream, and this" \
     "machine's service account needs roles/artifactregistry.reader on the repository"
   rm --recursive --force "$DOCKER_CONFIG"
 }
 
-# bucket BUCKET: the bucket's content below WEIGHTS, copied anew where it is not there yet. Names are
-# those of an engine's own store (letters, digits, and a few signs), so they can stand in a URL.
+# image_is_there NAME IMAGE: whether Docker has the image and, on a prepared disk, the very one that
+# was put there. What is wrong with a prepared disk is said once, and then it is one no more.
+image_is_there() {
+  local id reference='' prepared=''
+  id=$(docker image inspect --format '{{.Id}}' "$2" 2>/dev/null) || id=''
+  if [[ -e $PREPARED/$1 ]]; then
+    read -r reference prepared <"$PREPARED/$1" || true
+    [[ -z $id || $reference != "$2" || $prepared != "$id" ]] || return 0
+    rm "$PREPARED/$1"
+    if [[ $reference != "$2" ]]; then
+      say "prepared disk: it has ${reference:-nothing}, not $2, which is pulled now"
+    else
+      say "prepared disk: $2 is not there as it was put there, and is pulled again"
+      [[ -z $id ]] || docker image rm --force "$2" >/dev/null
+      id=''
+    fi
+  fi
+  [[ -n $id ]]
+}
+
+# bucket BUCKET: the bucket's content below WEIGHTS, copied anew where it is not there, or not of the
+# right size. Names are those of an engine's own store (letters, digits, and a few signs), so they can
+# stand in a URL.
 bucket() {
-  local list=$RUN/weights-list page='' name
+  local list=$RUN/weights-list page='' name size md5 wrong=()
   access_token | sed 's/^/header = "Authorization: Bearer /; s/$/"/' >"$RUN/weights-access"
   : >"$list"
   while
     [[ $(fetch "$RUN/weights-page" --config "$RUN/weights-access" --get \
-      --data 'fields=nextPageToken,items(name)' --data-urlencode "pageToken=$page" \
+      --data 'fields=nextPageToken,items(name,size,md5Hash)' --data-urlencode "pageToken=$page" \
       "https://storage.googleapis.com/storage/v1/b/$1/o") == 200 ]] || return 75
-    sed --quiet 's/.*"name": *"\([A-Za-z0-9][A-Za-z0-9._/-]*\)".*/\1/p' "$RUN/weights-page" >>"$list"
+    objects <"$RUN/weights-page" >>"$list"
     page=$(sed --quiet 's/.*"nextPageToken": *"\([^"]*\)".*/\1/p' "$RUN/weights-page")
     [[ -n $page ]]
   do :; done
-  while read -r name; do
-    [[ $name == *..* || -e $WEIGHTS/$name ]] ||
-      printf 'url = "https://storage.googleapis.com/%s/%s"\noutput = "%s/%s.part"\n' \
-        "$1" "$name" "$WEIGHTS" "$name"
-  done <"$list" >"$RUN/weights-missing"
+  : >"$RUN/weights-missing"
+  while read -r name size md5; do
+    [[ $(stat --format=%s "$WEIGHTS/$name" 2>/dev/null) != "$size" ]] || continue
+    wrong+=("$name")
+    printf 'url = "https://storage.googleapis.com/%s/%s"\noutput = "%s/%s.part"\n' \
+      "$1" "$name" "$WEIGHTS" "$name" >>"$RUN/weights-missing"
+  done <"$list"
+  if [[ -e $WEIGHTS.complete && ${#wrong[@]} -gt 0 ]]; then
+    say "weights: ${#wrong[@]} of $(wc -l <"$list") files on this disk are missing or cut off" \
+      "(such as ${wrong[0]}) and are copied again from gs://$1"
+    rm "$WEIGHTS.complete"
+  fi
   if [[ -s $RUN/weights-missing ]]; then
     curl --silent --show-error --fail --parallel --parallel-max 8 --create-dirs --retry 8 \
       --retry-all-errors --connect-timeout 5 --config "$RUN/weights-access" \
@@ -279,12 +366,52 @@ bucket() {
       return 75
     }
   fi
-  find "$WEIGHTS" -name '*.part' | while read -r name; do mv "$name" "${name%.part}"; done
+  while read -r name size md5; do
+    [[ -e $WEIGHTS/$name.part ]] || continue
+    arrived "$WEIGHTS/$name.part" "$size" "$md5" || return 75
+    mv "$WEIGHTS/$name.part" "$WEIGHTS/$name"
+  done <"$list"
+  touch "$WEIGHTS.complete"
+}
+
+# objects: NAME SIZE MD5 a line, of a page of the bucket's list; `-` where there is no hash.
+objects() {
+  local line name='' size='' md5=-
+  while read -r line; do
+    if [[ $line =~ \"name\":\ *\"([A-Za-z0-9][A-Za-z0-9._/-]*)\" ]]; then
+      name=${BASH_REMATCH[1]}
+    elif [[ $line =~ \"size\":\ *\"([0-9]+)\" ]]; then
+      size=${BASH_REMATCH[1]}
+    elif [[ $line =~ \"md5Hash\":\ *\"([A-Za-z0-9+/=]+)\" ]]; then
+      md5=${BASH_REMATCH[1]}
+    elif [[ $line == *'}'* ]]; then
+      [[ -z $name || -z $size || $name == *..* ]] || printf '%s %s %s\n' "$name" "$size" "$md5"
+      name='' size='' md5=-
+    fi
+  done
+}
+
+# arrived FILE SIZE MD5: whether a file is what the bucket has; if not, it is removed. Hashes are
+# looked at where no GPU waits for it: Google's disks and network check what they carry themselves.
+arrived() {
+  local bytes hash
+  bytes=$(stat --format=%s "$1")
+  if [[ $bytes != "$2" ]]; then
+    echo "${1%.part} has $bytes bytes of $2" >&2
+  elif [[ -e $RUN/prepare-disk && $3 != - ]] &&
+    hash=$(md5sum "$1" | cut --delimiter=' ' --fields=1) &&
+    [[ $hash != "$(base64 --decode <<<"$3" | od --address-radix=n --format=x1 | tr --delete ' \n')" ]]; then
+    echo "${1%.part} has another MD5 hash than the bucket says" >&2
+  else
+    return 0
+  fi
+  rm --force "$1"
+  return 1
 }
 
 weights() {
   if [[ $(cat "$WEIGHTS.bucket" 2>/dev/null) != "$1" ]]; then # of another model
-    rm --recursive --force "$WEIGHTS"
+    rm --recursive --force "$WEIGHTS" "$WEIGHTS.complete"
     mkdir --parents "$WEIGHTS"
     printf '%s' "$1" >"$WEIGHTS.bucket"
   fi
@@ -336,6 +463,10 @@ prepare_engine() {
   option engine-script "$new/script"
   option weights-bucket "$new/weights-bucket"
   option engine-phases "$new/phases"
+  option compile-cache "$new/compile-cache"
+  option compile-cache-bucket "$new/compile-cache-bucket"
+  [[ ! -e $new/compile-cache || $(<"$new/compile-cache") =~ ^[a-z][a-z_/]*$ ]] ||
+    die "instance metadata 'compile-cache' is '$(<"$new/compile-cache")': expected a folder's name"
   attribute engine-env "$new/env"
   attribute engine-port "$new/port"
   attribute engine-health-path "$new/health-path"
@@ -379,6 +510,17 @@ set -euo pipefail
 cd /run/llm-endpoint/llm-endpoint-engine
 mapfile -t arguments <args
 options=()
+# What was compiled at an earlier start saves a minute, unless it is damaged: then the engine dies of
+# it, each time anew. So it is kept only from start to start that succeeds (wait-until-ready).
+if [[ -e compile-cache ]]; then
+  cache=/var/lib/llm-endpoint/cache
+  if [[ -e $cache/starting && -d $cache/$(<compile-cache) ]]; then
+    rm --recursive "${cache:?}/$(<compile-cache)"
+    bash /run/llm-endpoint/compile-cache drop
+    echo "llm-endpoint compile cache: removed, as the engine did not start with it; it compiles anew"
+  fi
+  touch "$cache/starting"
+fi
 if [[ -e hugging-face-token ]]; then
   options+=(--volume "$PWD/hugging-face-token:/run/secrets/hugging-face-token:ro")
 fi
@@ -448,6 +590,9 @@ until curl --silent --fail --output /dev/null --max-time 5 \
 done
 [[ $phase == engine-ready ]] || enter engine-ready "${EPOCHREALTIME/./}"
 report engine-ready "$start" "${EPOCHREALTIME/./}" ok
+rm --force /var/lib/llm-endpoint/cache/starting
+# Nobody waits for it, and a failure costs the next machine a minute.
+bash /run/llm-endpoint/compile-cache keep >/dev/null 2>&1 &
 READY
   cat >"$new/stop" <<'STOP'
 set -euo pipefail
@@ -541,8 +686,11 @@ need() {
 prepare() {
   need curl base64 sed diff tr wc docker systemctl
   mkdir --parents "$RUN"
+  option prepare-disk "$RUN/prepare-disk"
   option engine-image "$RUN/engine-image"
-  if [[ -e $RUN/engine-image ]]; then
+  if [[ -e $RUN/prepare-disk ]]; then
+    : # on a machine without a GPU
+  elif [[ -e $RUN/engine-image ]]; then
     need nvidia-smi
     command -v nvidia-ctk nvidia-container-runtime-hook >/dev/null ||
       die "this image has no NVIDIA container toolkit: set bootImage to one that has it"
@@ -551,6 +699,12 @@ prepare() {
   fi
   systemctl start docker.service || die "Docker does not start: see journalctl --unit=docker"
   rm --recursive --force "$RUN"/*.new "$RUN"/docker.*
+  if [[ -e $RUN/prepare-disk ]]; then
+    attribute engine-image "$RUN/engine-image"
+    attribute cloudflared-image "$RUN/cloudflared-image"
+    option weights-bucket "$RUN/weights-bucket"
+    return
+  fi
   mkdir --parents "$RUN"/{llm-endpoint-engine,cloudflared}.new /run/systemd/system "$CACHE"
   attribute revision "$RUN/revision"
   form "$RUN/revision" revision "letters, digits, dots and hyphens" '[A-Za-z0-9][A-Za-z0-9._-]*'
@@ -568,17 +722,25 @@ tunnel() {
   local new=$RUN/cloudflared.new token image
   phase tunnel-token fetch_secret "$(<"$RUN/tunnel-token-secret")" "$new/token" &
   token=$!
-  phase tunnel-image pull_image "$(<"$new/image")" &
+  phase tunnel-image pull_image tunnel-image "$(<"$new/image")" &
   image=$!
   together "$token" "$image"
   phase tunnel-start service cloudflared
 }
 
+# What was compiled before is known by the GPU, among others.
+gpu_and_compile_cache() {
+  local new=$RUN/llm-endpoint-engine.new
+  phase gpu gpu
+  [[ ! -e $new/compile-cache-bucket ]] ||
+    phase compile-cache bash "$RUN/compile-cache" restore "$new" || true # it is compiled anew
+}
+
 engine() {
   local new=$RUN/llm-endpoint-engine.new jobs=()
-  phase gpu gpu &
+  gpu_and_compile_cache &
   jobs+=($!)
-  phase engine-image pull_image "$(<"$new/image")" &
+  phase engine-image pull_image engine-image "$(<"$new/image")" &
   jobs+=($!)
   if [[ -e $RUN/hugging-face-token-secret ]]; then
     phase hugging-face-token fetch_secret "$(<"$RUN/hugging-face-token-secret")" \
@@ -591,6 +753,37 @@ engine() {
   fi
   together "${jobs[@]}"
   phase engine-start service llm-endpoint-engine
+}
+
+# disk: all that a machine of the stack would fetch when it boots, onto a disk that is to be theirs.
+disk() {
+  local jobs=()
+  rm --recursive --force "$PREPARED"
+  phase tunnel-image pull_image tunnel-image "$(<"$RUN/cloudflared-image")" &
+  jobs+=($!)
+  phase engine-image pull_image engine-image "$(<"$RUN/engine-image")" &
+  jobs+=($!)
+  if [[ -e $RUN/weights-bucket ]]; then
+    phase weights weights "$(<"$RUN/weights-bucket")" &
+    jobs+=($!)
+  fi
+  together "${jobs[@]}"
+  phase disk-prepared seal
+}
+
+# What lies there, in the words in which a machine will ask for it; and all of it on the disk.
+seal() {
+  mkdir --parents "$PREPARED"
+  : >/etc/machine-id # each machine that boots from it makes its own
+  note tunnel-image "$(<"$RUN/cloudflared-image")"
+  note engine-image "$(<"$RUN/engine-image")"
+  sync
+}
+
+note() {
+  local id
+  id=$(docker image inspect --format '{{.Id}}' "$2")
+  printf '%s %s\n' "$2" "$id" >"$PREPARED/$1"
 }
 
 # Images of earlier versions: each takes tens of gigabytes.
@@ -607,8 +800,15 @@ prune() {
 main() {
   local pids=() outcome=0
   prepare_report
+  prepare_compile_cache
   report_boot
   phase prepare prepare
+  if [[ -e $RUN/prepare-disk ]]; then
+    disk & # in the background, as in phase()
+    wait $! || die "what failed is named above"
+    say "prepared: this machine may go, its disk stays"
+    return
+  fi
   tunnel &
   pids+=($!)
   if [[ -e $RUN/engine-image ]]; then

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import json
 import ssl
 import threading
@@ -41,6 +42,10 @@ class Cloud:
         self.images = {ENGINE, CLOUDFLARED, PYTHON}
         self.objects: dict[str, bytes] = {}
         """Of the one bucket, `weights`."""
+        self.cache: dict[str, bytes] = {}
+        """Objects of the bucket `cache`, which machines may write to."""
+        self.listed_as: dict[str, bytes] = {}
+        """Objects that arrive otherwise than the storage lists them, and what it lists."""
         self.refusals: dict[str, list[int]] = {}
         """Host -> statuses to answer the next requests with."""
         self.requests: list[str] = []
@@ -56,6 +61,10 @@ class Cloud:
             status = self.refusals[host].pop(0)
             error = {"error": {"message": "Permission denied"}, "errors": [{"code": "DENIED"}]}
             return web.Response(status=status, text=json.dumps(error, indent=2))
+        if request.path == "/upload/storage/v1/b/cache/o":
+            assert request.query["ifGenerationMatch"] == "0"
+            self.cache.setdefault(request.query["name"], await request.read())
+            return web.Response(text="{}")
         if request.method == "PUT":
             if self.forbid_guest_attributes:
                 return web.Response(status=403)
@@ -70,14 +79,27 @@ class Cloud:
     def _storage(self, request: web.BaseRequest) -> web.Response:
         if request.headers.get("Authorization") != f"Bearer {ACCESS_TOKEN}":
             return web.Response(status=401)
+        if request.method == "DELETE":
+            self.cache.pop(request.path.rpartition("/")[2], None)
+            return web.Response(status=204)
+        if request.path.startswith("/cache/"):
+            kept = self.cache.get(request.path.removeprefix("/cache/"))
+            return web.Response(status=404) if kept is None else web.Response(body=kept)
         if request.path == "/storage/v1/b/weights/o":
             start = int(request.query.get("pageToken") or 0)
             names = sorted(self.objects)[start : start + PAGE]
             more = {"nextPageToken": str(start + PAGE)} if len(self.objects) > start + PAGE else {}
-            listed = more | {"items": [{"name": name} for name in names]}
+            listed = more | {"items": [self._object(name) for name in names]}
             return web.Response(text=json.dumps(listed, indent=2))
         content = self.objects.get(request.path.removeprefix("/weights/"))
         return web.Response(status=404) if content is None else web.Response(body=content)
+
+    def _object(self, name: str) -> dict[str, str]:
+        """As the storage lists it, where a client asks for name, size and hash."""
+        content = self.objects[name]
+        said = self.listed_as.get(name, content)
+        md5 = base64.b64encode(hashlib.md5(said, usedforsecurity=False).digest()).decode()
+        return {"name": name, "size": str(len(said)), "md5Hash": md5}
 
     def _metadata(self, request: web.BaseRequest) -> web.Response:
         if request.headers.get("Metadata-Flavor") != "Google":

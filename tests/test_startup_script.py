@@ -1,5 +1,6 @@
 """scripts/startup.sh, run by a booting machine as it is; the containers alone are fakes."""
 
+import base64
 import hashlib
 import re
 from collections.abc import Iterator
@@ -442,6 +443,165 @@ def test_staged_weights_lie_where_the_engine_looks(guest: Guest) -> None:
     guest.cloud.requests.clear()
     guest.sh(AGAIN)
     assert not [it for it in guest.cloud.requests if "blobs" in it], "fetched a second time"
+
+
+CACHE = "/var/lib/llm-endpoint/cache/vllm/torch_compile_cache"
+
+
+def test_a_damaged_compile_cache_is_no_crash_loop(guest: Guest) -> None:
+    """It is used as long as the engine starts with it; then one line says that it is removed."""
+    guest.cloud.metadata["engine-args"] = "Qwen/Qwen3-4B\n--compile\n--serve"
+    guest.cloud.metadata["compile-cache"] = "vllm/torch_compile_cache"
+    up(guest.boot())
+    guest.sh("systemctl restart llm-endpoint-engine")
+    guest.until("]: compiled before")
+    guest.until(READY, 2)
+
+    guest.sh(f"truncate --size=3 {CACHE}/1a2b/artifact; systemctl restart llm-endpoint-engine")
+    guest.until(READY, 3)
+
+    assert guest.console.count("pickle data was truncated") == 1
+    assert guest.console.count("llm-endpoint compile cache: removed") == 1
+    assert guest.sh(f"cat {CACHE}/1a2b/artifact") == "compiled"
+
+
+def booted_anew(guest: Guest, forget: str = CACHE) -> str:
+    """What a machine says that comes after this one, and has nothing of what that compiled."""
+    before = guest.console
+    guest.sh(f"rm -r {forget}")
+    guest.run(guest.machine.reboot())
+    guest.until(READY, before.count(READY) + 1)
+    return guest.console[len(before) :]
+
+
+def test_a_compile_cache_outlives_its_machine(guest: Guest) -> None:
+    """The next one starts with it; a damaged one is said in one line, and never met again."""
+    guest.cloud.metadata["engine-args"] = "Qwen/Qwen3-4B\n--compile\n--serve"
+    guest.cloud.metadata["compile-cache"] = "vllm/torch_compile_cache"
+    guest.cloud.metadata["compile-cache-bucket"] = "cache"
+    up(guest.boot())
+    guest.wait_for(lambda: bool(guest.cloud.cache), "upload")
+    guest.cloud.metadata["engine-args"] += "\n--fingerprint-value=another"
+
+    assert "]: compiled before" in booted_anew(guest)
+
+    ((name, whole),) = guest.cloud.cache.items()
+    guest.cloud.cache[name] = whole[: len(whole) // 2]
+    said = booted_anew(guest)
+    assert said.count(f"llm-endpoint compile cache: gs://cache/{name} was damaged") == 1
+    assert "]: compiling" in said
+    guest.wait_for(lambda: len(guest.cloud.cache.get(name, b"")) > len(whole) // 2, "upload")
+
+    # Whole as it arrives, and yet the engine dies of it.
+    file = f"{CACHE}/1a2b/artifact"
+    guest.sh(f"echo damaged >{file}; tar -czf /var/tmp/kept -C {CACHE} .")
+    guest.cloud.cache[name] = base64.b64decode(guest.sh("base64 -w0 /var/tmp/kept"))
+    said = booted_anew(guest)
+    assert said.count("llm-endpoint compile cache: removed") == 1
+    assert "]: compiling" in said
+    guest.wait_for(lambda: name in guest.cloud.cache, "upload")
+    assert "]: compiled before" in booted_anew(guest)
+
+    # What was compiled for other flags is another one's.
+    guest.cloud.metadata["engine-args"] += "\n--say=hello"
+    assert "]: compiling" in booted_anew(guest)
+    guest.wait_for(lambda: len(guest.cloud.cache) == 2, "upload")
+    assert not [it for it in leaks(guest) if it not in VAULTS]
+
+
+MODEL = {"config.json": b"{}", "model-00001.safetensors": b"weights " * 64}
+PREPARED = "llm-endpoint prepared: this machine may go"
+
+
+def on_a_prepared_disk(guest: Guest, then: str = "true", **metadata: str) -> None:
+    """A machine, off, that was prepared with MODEL and is told to be an endpoint from now on.
+
+    `then` is done to its disk by hand.
+    """
+    told = guest.cloud.metadata
+    guest.cloud.objects = dict(MODEL)
+    keys = ("startup-script", "engine-image", "cloudflared-image")
+    guest.cloud.metadata = {key: told[key] for key in keys}
+    guest.cloud.metadata |= {"prepare-disk": "true", "weights-bucket": "weights"} | metadata
+    guest.boot().until(PREPARED)
+    guest.until(STARTED)
+    guest.cloud.metadata = told | {"weights-bucket": "weights"}
+    guest.cloud.requests.clear()
+    assert guest.result(then)[0] == 0
+    guest.run(guest.machine.stop(grace_s=30))
+
+
+def booted(guest: Guest) -> list[str]:
+    """The machine boots again and serves; what it says about its disk."""
+    before, containers = guest.console, len(guest.containers())
+    guest.run(guest.machine.start())
+    guest.until(STARTED, before.count(STARTED) + 1)
+    guest.wait_for(lambda: len(guest.containers()) == containers + 2, "both containers")
+    said = guest.console[len(before) :].splitlines()
+    return [it for it in said if "prepared disk:" in it or "llm-endpoint weights:" in it]
+
+
+def test_a_prepared_disk_leaves_nothing_to_fetch(guest: Guest) -> None:
+    """It has images and weights, whole, and no secret; nothing was started to put them there."""
+    on_a_prepared_disk(guest)
+    assert not guest.containers()
+
+    assert booted(guest) == []
+
+    assert not [it for it in guest.cloud.requests if "/manifests/" in it or "com/weights/" in it]
+    (found,) = (it["weights"] for it in guest.containers() if it["weights"])
+    assert found == sorted(MODEL)
+    assert ACCESS_TOKEN not in guest.sh("grep -rl ya29 /var /etc 2>/dev/null")
+
+
+def test_weights_that_were_cut_off_are_copied_again(guest: Guest) -> None:
+    """One line says so; the engine finds the whole file."""
+    file = "/var/lib/llm-endpoint/weights/model-00001.safetensors"
+    on_a_prepared_disk(guest, f"truncate --size=100 {file}")
+
+    (line,) = booted(guest)
+
+    assert "1 of 2 files on this disk are missing or cut off (such as model-00001" in line
+    assert "copied again from gs://weights" in line
+    assert int(guest.sh(f"stat --format=%s {file}")) == len(MODEL["model-00001.safetensors"])
+
+
+def test_a_disk_is_not_prepared_with_damaged_weights(guest: Guest) -> None:
+    """A file that arrives with another hash than the bucket's is fetched again before it counts."""
+    guest.cloud.listed_as = {"model-00001.safetensors": b"Weights " * 64}
+    guest.cloud.objects = dict(MODEL)
+    guest.cloud.metadata |= {"prepare-disk": "true", "weights-bucket": "weights"}
+    guest.boot()
+
+    guest.until("has another MD5 hash than the bucket says")
+    assert PREPARED not in guest.console
+    guest.cloud.listed_as = {}
+    guest.until(PREPARED)
+
+
+def test_a_disk_prepared_for_another_engine_version_is_no_obstacle(guest: Guest) -> None:
+    """The machine says so in one line, pulls the right image, and drops the other one."""
+    older = ENGINE.replace("v0.33.0", "v0.32.0")
+    guest.cloud.images.add(older)
+    on_a_prepared_disk(guest, **{"engine-image": older})
+
+    (line,) = booted(guest)
+
+    assert f"prepared disk: it has {older}, not {ENGINE}, which is pulled now" in line
+    assert "v0.32.0" not in guest.sh("docker image ls --format '{{.Tag}}'")
+    guest.run(guest.machine.stop(grace_s=30))
+    assert booted(guest) == []
+
+
+def test_an_image_that_is_not_as_it_was_put_there_is_pulled_again(guest: Guest) -> None:
+    """What a prepared disk says of itself is compared with what Docker has."""
+    marks = "/var/lib/llm-endpoint/prepared"
+    on_a_prepared_disk(guest, f"sed -i 's/ sha256:..../ sha256:0000/' {marks}/engine-image")
+
+    (line,) = booted(guest)
+
+    assert f"{ENGINE} is not there as it was put there, and is pulled again" in line
+    assert sum("vllm-openai/manifests" in it for it in guest.cloud.requests) == 1
 
 
 def test_a_machine_without_an_engine_only_connects_the_tunnel(guest: Guest) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Literal
 
 from components import catalogue, fit_rule, vllm_flags
-from components.engine import TOKEN_FILE, EngineContainer, Probe, pinned_image
+from components.engine import TOKEN_FILE, WEIGHTS, EngineContainer, Probe, pinned_image
 from components.problem import HIDDEN, Problem, command, key
 from components.stack_rules import either
 
@@ -72,6 +72,9 @@ compilation/monitor.py, v1/core/kv_cache_utils.py, v1/engine/core.py of 0.33). "
 finished" is not among them: the newer model runner says so of a trial while it profiles, too. Where
 nothing is compiled (--enforce-eager), what is called engine-compile is the profiling alone."""
 
+COMPILE_CACHE = "vllm/torch_compile_cache"
+"""Below VLLM_CACHE_ROOT, which is ~/.cache/vllm (vLLM's docs/design/torch_compile.md)."""
+
 CONCURRENCY = 256
 """Sequences that vLLM computes at once where --max-num-seqs says nothing; more wait in it."""
 
@@ -101,8 +104,15 @@ def container(
         health_path=HEALTH_PATH,
         shutdown_timeout_s=settings.shutdown_timeout_s,
         concurrency=concurrency(settings.engine_args),
+        weights_bucket=weights.removeprefix("gs://") if weights_are_on_disk(settings) else "",
+        compile_cache=COMPILE_CACHE,
         phases=PHASES,
     )
+
+
+def weights_are_on_disk(settings: "Settings") -> bool:
+    """Whether they are read from the machine's disk, where others would stream from the bucket."""
+    return settings.platform == "vm" and settings.prepared == "weights"
 
 
 def probe(settings: "Settings", revision: str) -> Probe:
@@ -115,8 +125,9 @@ def arguments(settings: "Settings", weights: str, revision: str) -> tuple[str, .
 
     Prompts are logged only with --enable-log-requests, which a stack may not set.
     """
+    on_disk = weights_are_on_disk(settings)
     args = [
-        weights if settings.weights == "bucket" else settings.model,
+        WEIGHTS if on_disk else weights if settings.weights == "bucket" else settings.model,
         "--host=0.0.0.0",
         f"--port={PORT}",
         f"--tensor-parallel-size={settings.gpu_count}",
@@ -132,8 +143,9 @@ def arguments(settings: "Settings", weights: str, revision: str) -> tuple[str, .
     if settings.weights != "hub":  # else vLLM calls the model by where it lies
         args.append(f"--served-model-name={settings.model}")
     if settings.weights == "bucket":
-        args.append("--load-format=runai_streamer")
-        if settings.gpu_count > 1:
+        if not on_disk:
+            args.append("--load-format=runai_streamer")
+        if not on_disk and settings.gpu_count > 1:
             args.append('--model-loader-extra-config={"distributed":true}')
     elif settings.model_revision:
         args.append(f"--revision={settings.model_revision}")
