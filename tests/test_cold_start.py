@@ -1,5 +1,6 @@
 """docs/cold-start.md, and what it is reckoned from."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from rehearsal import figures
 from tests import cold_starts, compare_cold_starts
 from tests.cold_starts import CACHED, PREPARED, SIZES, TUTORIAL, WAYS, Way
 from tests.measure_cold_starts import write_tutorial
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_the_page_shows_todays_tables() -> None:
@@ -48,5 +51,11 @@ def test_the_tutorials_order_is_a_script_that_bash_takes(tmp_path: Path) -> None
     text = script.read_text()
     subprocess.run(["bash", "-n", script], check=True)
     assert text.count("\nmain() {\n") == 1
+    theirs = (ROOT / "scripts" / "startup.sh").read_text()
+    ours = (ROOT / "tests" / "one_after_the_other.sh").read_text().replace("\\\n      ", "")
+    phases = [it for it in re.findall(r"phase [^\n]*", ours) if "phase driver" not in it]
+    for phase in phases:  # the very phases of the startup script, with its own arguments
+        call = re.sub(r"\$(engine|tunnel)/", "$new/", phase)
+        assert call in theirs.replace("\\\n      ", "")
     assert "phase driver sleep" in text
     assert 'main "$@" &' in text
