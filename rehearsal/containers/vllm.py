@@ -177,7 +177,9 @@ def ask_hub(options: Options) -> Model:
             f"{cause}\n{answer.status_code} Client Error. {told}\n"
             + INVALID_MODEL.format(model=options.model)
         )
-    return Model.from_config(options.model, answer.json(), about.json()["usedStorage"])
+    # Of a repository with its weights in several forms, vLLM takes one.
+    files = (it for it in about.json()["siblings"] if it["rfilename"].endswith(".safetensors"))
+    return Model.from_config(options.model, answer.json(), sum(it["size"] for it in files))
 
 
 INVALID_MODEL = (

@@ -96,7 +96,8 @@ def _weights(name: str, size: int) -> Iterator[File]:
         return
     names = [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
     for i, path in enumerate(names, 1):
-        yield File(path, Blob(_safetensors(name, i), size // count))
+        real_size = size * i // count - size * (i - 1) // count  # in all exactly the size
+        yield File(path, Blob(_safetensors(name, i), real_size))
     parts = {f"model.layers.{i}.weight": path for i, path in enumerate(names, 1)}
     index = json.dumps({"metadata": {"total_size": size}, "weight_map": parts})
     yield File("model.safetensors.index.json", Blob(index.encode(), len(index)))
