@@ -83,21 +83,19 @@ PREPARED = Way(
     "bucket",
     prepared=True,
     config=(("bootImage", "prepared"),),
-    declared=False,
 )
+CACHED = PREPARED._replace(title="the same, `compileCache: bucket`", cached=True, declared=False)
 DISK = Way(
     "vm, `bootImage: prepared-with-weights`",
     "vm",
     "disk",
     prepared=True,
     config=(("bootImage", "prepared-with-weights"),),
-    declared=False,
 )
-CACHED = PREPARED._replace(title="vm, prepared, and compiled before", cached=True, declared=False)
 RUN_HUB = Way("Cloud Run, `weights: hub`", "cloud-run", "hub")
 RUN_BUCKET = Way("Cloud Run, `weights: bucket`", "cloud-run", "bucket")
 RUN_IMAGE = Way("Cloud Run, `weights: image`", "cloud-run", "image")
-WAYS = (TUTORIAL, HUB, BUCKET, IMAGE, PREPARED, DISK, CACHED, RUN_HUB, RUN_BUCKET, RUN_IMAGE)
+WAYS = (TUTORIAL, HUB, BUCKET, IMAGE, PREPARED, CACHED, DISK, RUN_HUB, RUN_BUCKET, RUN_IMAGE)
 
 
 class Phase(NamedTuple):

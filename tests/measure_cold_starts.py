@@ -33,11 +33,11 @@ from rehearsal.google.cloud_run import INSTANCE  # noqa: E402
 from rehearsal.google.metadata import INSTANCE as MACHINE  # noqa: E402
 from rehearsal.session import ENDPOINT, Project, Session  # noqa: E402
 from tests import cold_starts  # noqa: E402
-from tests.cold_starts import BUCKET, HUB, RUN_BUCKET, SIZES, TUTORIAL, Way  # noqa: E402
+from tests.cold_starts import BUCKET, HUB, PREPARED, RUN_BUCKET, SIZES, TUTORIAL, Way  # noqa: E402
 
 SIZE = next(it for it in SIZES if it.title == "8B")
 DRIVER_IN_PLACE = TUTORIAL._replace(title="the same, driver in the image", driver=False)
-MACHINES = (HUB, BUCKET)
+MACHINES = (PREPARED, HUB, BUCKET)
 LIMIT_S = 600.0
 """Real seconds in which a machine, or a service, must have come back."""
 PAUSE_S = 0.1

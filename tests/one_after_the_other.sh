@@ -12,7 +12,7 @@ main() {
   phase prepare prepare
   ((DRIVER_S == 0)) || phase driver sleep "$DRIVER_S"
   phase gpu gpu
-  phase engine-image pull_image "$(<"$engine/image")"
+  phase engine-image pull_image engine-image "$(<"$engine/image")"
   if [[ -e $RUN/hugging-face-token-secret ]]; then
     phase hugging-face-token fetch_secret "$(<"$RUN/hugging-face-token-secret")" \
       "$engine/hugging-face-token"
@@ -24,6 +24,6 @@ main() {
     sleep 1
   done
   phase tunnel-token fetch_secret "$(<"$RUN/tunnel-token-secret")" "$tunnel/token"
-  phase tunnel-image pull_image "$(<"$tunnel/image")"
+  phase tunnel-image pull_image tunnel-image "$(<"$tunnel/image")"
   phase tunnel-start service cloudflared
 }
