@@ -1,6 +1,7 @@
 #!/bin/bash
 # Turns a machine into an endpoint: an inference engine and the tunnel that leads to it. Where the
-# metadata names no engine, the tunnel alone: it leads to a service elsewhere.
+# metadata names no engine, the tunnel alone: it leads to a service elsewhere. Or prepares a disk
+# that such machines are to boot from: then it fetches what they need, and starts nothing.
 #
 # Runs as root at every boot (Google's guest agent starts it) and may be run again at any time: what
 # has not changed is left alone. Needs an image with Docker and, for an engine, the NVIDIA driver and
@@ -18,6 +19,8 @@
 #   engine-phases (NAME, a tab and a regular expression a line: the words with which the engine says
 #   that a phase of its start begins), weights-bucket (copied to the disk first) and
 #   hugging-face-token-secret; secrets by the full name of a version.
+#   To prepare a disk: prepare-disk (anything), cloudflared-image, engine-image and optionally
+#   weights-bucket. The phase disk-prepared ends the work.
 #
 # Every phase ends with one line, times in seconds, START since the epoch:
 #   llm-endpoint phase=NAME seconds=N.N status=ok|failed start=N.N
@@ -36,6 +39,7 @@ readonly METADATA=http://metadata.google.internal/computeMetadata/v1
 readonly RUN=/run/llm-endpoint # tmpfs: nothing of it is left on the disk or after a reboot
 readonly CACHE=/var/lib/llm-endpoint/cache # weights and compiled kernels: worth keeping
 readonly WEIGHTS=/var/lib/llm-endpoint/weights # a bucket's content, for engines that want files
+readonly PREPARED=/var/lib/llm-endpoint/prepared # what this disk was given before it was a machine's
 
 say() { printf 'llm-endpoint %s\n' "$*"; }
 die() {
@@ -242,35 +246,64 @@ pull_failed() {
   return 75
 }
 
+# pull_image NAME IMAGE: what a prepared disk has under NAME is believed only as far as it is right.
 pull_image() {
-  docker image inspect "$1" >/dev/null 2>&1 && return
+  image_is_there "$@" && return
   # On tmpfs, for `docker login` writes the credential down.
   DOCKER_CONFIG=$(mktemp --directory "$RUN/docker.XXXXXX")
   export DOCKER_CONFIG
-  retry pull "$1" || die "the image $1 could not be pulled: it must exist upstream, and this" \
+  retry pull "$2" || die "the image $2 could not be pulled: it must exist upstream, and this" \
     "machine's service account needs roles/artifactregistry.reader on the repository"
   rm --recursive --force "$DOCKER_CONFIG"
 }
 
-# bucket BUCKET: the bucket's content below WEIGHTS, copied anew where it is not there yet. Names are
-# those of an engine's own store (letters, digits, and a few signs), so they can stand in a URL.
+# image_is_there NAME IMAGE: whether Docker has the image and, on a prepared disk, the very one that
+# was put there. What is wrong with a prepared disk is said once, and then it is one no more.
+image_is_there() {
+  local id reference='' prepared=''
+  id=$(docker image inspect --format '{{.Id}}' "$2" 2>/dev/null) || id=''
+  if [[ -e $PREPARED/$1 ]]; then
+    read -r reference prepared <"$PREPARED/$1" || true
+    [[ -z $id || $reference != "$2" || $prepared != "$id" ]] || return 0
+    rm "$PREPARED/$1"
+    if [[ $reference != "$2" ]]; then
+      say "prepared disk: it has ${reference:-nothing}, not $2, which is pulled now"
+    else
+      say "prepared disk: $2 is not there as it was put there, and is pulled again"
+      [[ -z $id ]] || docker image rm --force "$2" >/dev/null
+      id=''
+    fi
+  fi
+  [[ -n $id ]]
+}
+
+# bucket BUCKET: the bucket's content below WEIGHTS, copied anew where it is not there, or not of the
+# right size. Names are those of an engine's own store (letters, digits, and a few signs), so they can
+# stand in a URL.
 bucket() {
-  local list=$RUN/weights-list page='' name
+  local list=$RUN/weights-list page='' name size md5 wrong=()
   access_token | sed 's/^/header = "Authorization: Bearer /; s/$/"/' >"$RUN/weights-access"
   : >"$list"
   while
     [[ $(fetch "$RUN/weights-page" --config "$RUN/weights-access" --get \
-      --data 'fields=nextPageToken,items(name)' --data-urlencode "pageToken=$page" \
+      --data 'fields=nextPageToken,items(name,size,md5Hash)' --data-urlencode "pageToken=$page" \
       "https://storage.googleapis.com/storage/v1/b/$1/o") == 200 ]] || return 75
-    sed --quiet 's/.*"name": *"\([A-Za-z0-9][A-Za-z0-9._/-]*\)".*/\1/p' "$RUN/weights-page" >>"$list"
+    objects <"$RUN/weights-page" >>"$list"
     page=$(sed --quiet 's/.*"nextPageToken": *"\([^"]*\)".*/\1/p' "$RUN/weights-page")
     [[ -n $page ]]
   do :; done
-  while read -r name; do
-    [[ $name == *..* || -e $WEIGHTS/$name ]] ||
-      printf 'url = "https://storage.googleapis.com/%s/%s"\noutput = "%s/%s.part"\n' \
-        "$1" "$name" "$WEIGHTS" "$name"
-  done <"$list" >"$RUN/weights-missing"
+  : >"$RUN/weights-missing"
+  while read -r name size md5; do
+    [[ $(stat --format=%s "$WEIGHTS/$name" 2>/dev/null) != "$size" ]] || continue
+    wrong+=("$name")
+    printf 'url = "https://storage.googleapis.com/%s/%s"\noutput = "%s/%s.part"\n' \
+      "$1" "$name" "$WEIGHTS" "$name" >>"$RUN/weights-missing"
+  done <"$list"
+  if [[ -e $WEIGHTS.complete && ${#wrong[@]} -gt 0 ]]; then
+    say "weights: ${#wrong[@]} of $(wc -l <"$list") files on this disk are missing or cut off" \
+      "(such as ${wrong[0]}) and are copied again from gs://$1"
+    rm "$WEIGHTS.complete"
+  fi
   if [[ -s $RUN/weights-missing ]]; then
     curl --silent --show-error --fail --parallel --parallel-max 8 --create-dirs --retry 8 \
       --retry-all-errors --connect-timeout 5 --config "$RUN/weights-access" \
@@ -279,12 +312,52 @@ bucket() {
       return 75
     }
   fi
-  find "$WEIGHTS" -name '*.part' | while read -r name; do mv "$name" "${name%.part}"; done
+  while read -r name size md5; do
+    [[ -e $WEIGHTS/$name.part ]] || continue
+    arrived "$WEIGHTS/$name.part" "$size" "$md5" || return 75
+    mv "$WEIGHTS/$name.part" "$WEIGHTS/$name"
+  done <"$list"
+  touch "$WEIGHTS.complete"
+}
+
+# objects: NAME SIZE MD5 a line, of a page of the bucket's list; `-` where there is no hash.
+objects() {
+  local line name='' size='' md5=-
+  while read -r line; do
+    if [[ $line =~ \"name\":\ *\"([A-Za-z0-9][A-Za-z0-9._/-]*)\" ]]; then
+      name=${BASH_REMATCH[1]}
+    elif [[ $line =~ \"size\":\ *\"([0-9]+)\" ]]; then
+      size=${BASH_REMATCH[1]}
+    elif [[ $line =~ \"md5Hash\":\ *\"([A-Za-z0-9+/=]+)\" ]]; then
+      md5=${BASH_REMATCH[1]}
+    elif [[ $line == *'}'* ]]; then
+      [[ -z $name || -z $size || $name == *..* ]] || printf '%s %s %s\n' "$name" "$size" "$md5"
+      name='' size='' md5=-
+    fi
+  done
+}
+
+# arrived FILE SIZE MD5: whether a file is what the bucket has; if not, it is removed. Hashes are
+# looked at where no GPU waits for it: Google's disks and network check what they carry themselves.
+arrived() {
+  local bytes hash
+  bytes=$(stat --format=%s "$1")
+  if [[ $bytes != "$2" ]]; then
+    echo "${1%.part} has $bytes bytes of $2" >&2
+  elif [[ -e $RUN/prepare-disk && $3 != - ]] &&
+    hash=$(md5sum "$1" | cut --delimiter=' ' --fields=1) &&
+    [[ $hash != "$(base64 --decode <<<"$3" | od --address-radix=n --format=x1 | tr --delete ' \n')" ]]; then
+    echo "${1%.part} has another MD5 hash than the bucket says" >&2
+  else
+    return 0
+  fi
+  rm --force "$1"
+  return 1
 }
 
 weights() {
   if [[ $(cat "$WEIGHTS.bucket" 2>/dev/null) != "$1" ]]; then # of another model
-    rm --recursive --force "$WEIGHTS"
+    rm --recursive --force "$WEIGHTS" "$WEIGHTS.complete"
     mkdir --parents "$WEIGHTS"
     printf '%s' "$1" >"$WEIGHTS.bucket"
   fi
@@ -541,8 +614,11 @@ need() {
 prepare() {
   need curl base64 sed diff tr wc docker systemctl
   mkdir --parents "$RUN"
+  option prepare-disk "$RUN/prepare-disk"
   option engine-image "$RUN/engine-image"
-  if [[ -e $RUN/engine-image ]]; then
+  if [[ -e $RUN/prepare-disk ]]; then
+    : # on a machine without a GPU
+  elif [[ -e $RUN/engine-image ]]; then
     need nvidia-smi
     command -v nvidia-ctk nvidia-container-runtime-hook >/dev/null ||
       die "this image has no NVIDIA container toolkit: set bootImage to one that has it"
@@ -551,6 +627,12 @@ prepare() {
   fi
   systemctl start docker.service || die "Docker does not start: see journalctl --unit=docker"
   rm --recursive --force "$RUN"/*.new "$RUN"/docker.*
+  if [[ -e $RUN/prepare-disk ]]; then
+    attribute engine-image "$RUN/engine-image"
+    attribute cloudflared-image "$RUN/cloudflared-image"
+    option weights-bucket "$RUN/weights-bucket"
+    return
+  fi
   mkdir --parents "$RUN"/{llm-endpoint-engine,cloudflared}.new /run/systemd/system "$CACHE"
   attribute revision "$RUN/revision"
   form "$RUN/revision" revision "letters, digits, dots and hyphens" '[A-Za-z0-9][A-Za-z0-9._-]*'
@@ -568,7 +650,7 @@ tunnel() {
   local new=$RUN/cloudflared.new token image
   phase tunnel-token fetch_secret "$(<"$RUN/tunnel-token-secret")" "$new/token" &
   token=$!
-  phase tunnel-image pull_image "$(<"$new/image")" &
+  phase tunnel-image pull_image tunnel-image "$(<"$new/image")" &
   image=$!
   together "$token" "$image"
   phase tunnel-start service cloudflared
@@ -578,7 +660,7 @@ engine() {
   local new=$RUN/llm-endpoint-engine.new jobs=()
   phase gpu gpu &
   jobs+=($!)
-  phase engine-image pull_image "$(<"$new/image")" &
+  phase engine-image pull_image engine-image "$(<"$new/image")" &
   jobs+=($!)
   if [[ -e $RUN/hugging-face-token-secret ]]; then
     phase hugging-face-token fetch_secret "$(<"$RUN/hugging-face-token-secret")" \
@@ -591,6 +673,37 @@ engine() {
   fi
   together "${jobs[@]}"
   phase engine-start service llm-endpoint-engine
+}
+
+# disk: all that a machine of the stack would fetch when it boots, onto a disk that is to be theirs.
+disk() {
+  local jobs=()
+  rm --recursive --force "$PREPARED"
+  phase tunnel-image pull_image tunnel-image "$(<"$RUN/cloudflared-image")" &
+  jobs+=($!)
+  phase engine-image pull_image engine-image "$(<"$RUN/engine-image")" &
+  jobs+=($!)
+  if [[ -e $RUN/weights-bucket ]]; then
+    phase weights weights "$(<"$RUN/weights-bucket")" &
+    jobs+=($!)
+  fi
+  together "${jobs[@]}"
+  phase disk-prepared seal
+}
+
+# What lies there, in the words in which a machine will ask for it; and all of it on the disk.
+seal() {
+  mkdir --parents "$PREPARED"
+  : >/etc/machine-id # each machine that boots from it makes its own
+  note tunnel-image "$(<"$RUN/cloudflared-image")"
+  note engine-image "$(<"$RUN/engine-image")"
+  sync
+}
+
+note() {
+  local id
+  id=$(docker image inspect --format '{{.Id}}' "$2")
+  printf '%s %s\n' "$2" "$id" >"$PREPARED/$1"
 }
 
 # Images of earlier versions: each takes tens of gigabytes.
@@ -609,6 +722,12 @@ main() {
   prepare_report
   report_boot
   phase prepare prepare
+  if [[ -e $RUN/prepare-disk ]]; then
+    disk & # in the background, as in phase()
+    wait $! || die "what failed is named above"
+    say "prepared: this machine may go, its disk stays"
+    return
+  fi
   tunnel &
   pids+=($!)
   if [[ -e $RUN/engine-image ]]; then

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import json
 import ssl
 import threading
@@ -41,6 +42,8 @@ class Cloud:
         self.images = {ENGINE, CLOUDFLARED, PYTHON}
         self.objects: dict[str, bytes] = {}
         """Of the one bucket, `weights`."""
+        self.listed_as: dict[str, bytes] = {}
+        """Objects that arrive otherwise than the storage lists them, and what it lists."""
         self.refusals: dict[str, list[int]] = {}
         """Host -> statuses to answer the next requests with."""
         self.requests: list[str] = []
@@ -74,10 +77,17 @@ class Cloud:
             start = int(request.query.get("pageToken") or 0)
             names = sorted(self.objects)[start : start + PAGE]
             more = {"nextPageToken": str(start + PAGE)} if len(self.objects) > start + PAGE else {}
-            listed = more | {"items": [{"name": name} for name in names]}
+            listed = more | {"items": [self._object(name) for name in names]}
             return web.Response(text=json.dumps(listed, indent=2))
         content = self.objects.get(request.path.removeprefix("/weights/"))
         return web.Response(status=404) if content is None else web.Response(body=content)
+
+    def _object(self, name: str) -> dict[str, str]:
+        """As the storage lists it, where a client asks for name, size and hash."""
+        content = self.objects[name]
+        said = self.listed_as.get(name, content)
+        md5 = base64.b64encode(hashlib.md5(said, usedforsecurity=False).digest()).decode()
+        return {"name": name, "size": str(len(said)), "md5Hash": md5}
 
     def _metadata(self, request: web.BaseRequest) -> web.Response:
         if request.headers.get("Metadata-Flavor") != "Google":

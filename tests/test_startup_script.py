@@ -444,6 +444,103 @@ def test_staged_weights_lie_where_the_engine_looks(guest: Guest) -> None:
     assert not [it for it in guest.cloud.requests if "blobs" in it], "fetched a second time"
 
 
+MODEL = {"config.json": b"{}", "model-00001.safetensors": b"weights " * 64}
+PREPARED = "llm-endpoint prepared: this machine may go"
+
+
+def on_a_prepared_disk(guest: Guest, then: str = "true", **metadata: str) -> None:
+    """A machine, off, that was prepared with MODEL and is told to be an endpoint from now on.
+
+    `then` is done to its disk by hand.
+    """
+    told = guest.cloud.metadata
+    guest.cloud.objects = dict(MODEL)
+    keys = ("startup-script", "engine-image", "cloudflared-image")
+    guest.cloud.metadata = {key: told[key] for key in keys}
+    guest.cloud.metadata |= {"prepare-disk": "true", "weights-bucket": "weights"} | metadata
+    guest.boot().until(PREPARED)
+    guest.until(STARTED)
+    guest.cloud.metadata = told | {"weights-bucket": "weights"}
+    guest.cloud.requests.clear()
+    assert guest.result(then)[0] == 0
+    guest.run(guest.machine.stop(grace_s=30))
+
+
+def booted(guest: Guest) -> list[str]:
+    """The machine boots again and serves; what it says about its disk."""
+    before, containers = guest.console, len(guest.containers())
+    guest.run(guest.machine.start())
+    guest.until(STARTED, before.count(STARTED) + 1)
+    guest.wait_for(lambda: len(guest.containers()) == containers + 2, "both containers")
+    said = guest.console[len(before) :].splitlines()
+    return [it for it in said if "prepared disk:" in it or "llm-endpoint weights:" in it]
+
+
+def test_a_prepared_disk_leaves_nothing_to_fetch(guest: Guest) -> None:
+    """It has images and weights, whole, and no secret; nothing was started to put them there."""
+    on_a_prepared_disk(guest)
+    assert not guest.containers()
+    assert f"{REGISTRY}/v2/" not in "".join(guest.cloud.requests)
+
+    assert booted(guest) == []
+
+    fetched = [it for it in guest.cloud.requests if "/manifests/" in it or it.startswith("/weights")]
+    assert not fetched
+    (found,) = (it["weights"] for it in guest.containers() if it["weights"])
+    assert found == sorted(MODEL)
+    assert ACCESS_TOKEN not in guest.sh("grep -rl ya29 /var /etc 2>/dev/null")
+
+
+def test_weights_that_were_cut_off_are_copied_again(guest: Guest) -> None:
+    """One line says so; the engine finds the whole file."""
+    file = "/var/lib/llm-endpoint/weights/model-00001.safetensors"
+    on_a_prepared_disk(guest, f"truncate --size=100 {file}")
+
+    (line,) = booted(guest)
+
+    assert "1 of 2 files on this disk are missing or cut off (such as model-00001" in line
+    assert "copied again from gs://weights" in line
+    assert guest.sh(f"stat --format=%s {file}").strip() == str(len(MODEL["model-00001.safetensors"]))
+
+
+def test_a_disk_is_not_prepared_with_damaged_weights(guest: Guest) -> None:
+    """A file that arrives with another hash than the bucket's is fetched again before it counts."""
+    guest.cloud.listed_as = {"model-00001.safetensors": b"Weights " * 64}
+    guest.cloud.objects = dict(MODEL)
+    guest.cloud.metadata |= {"prepare-disk": "true", "weights-bucket": "weights"}
+    guest.boot()
+
+    guest.until("has another MD5 hash than the bucket says")
+    assert PREPARED not in guest.console
+    guest.cloud.listed_as = {}
+    guest.until(PREPARED)
+
+
+def test_a_disk_prepared_for_another_engine_version_is_no_obstacle(guest: Guest) -> None:
+    """The machine says so in one line, pulls the right image, and drops the other one."""
+    older = ENGINE.replace("v0.33.0", "v0.32.0")
+    guest.cloud.images.add(older)
+    on_a_prepared_disk(guest, **{"engine-image": older})
+
+    (line,) = booted(guest)
+
+    assert f"prepared disk: it has {older}, not {ENGINE}, which is pulled now" in line
+    assert "v0.32.0" not in guest.sh("docker image ls --format '{{.Tag}}'")
+    guest.run(guest.machine.stop(grace_s=30))
+    assert booted(guest) == []
+
+
+def test_an_image_that_is_not_as_it_was_put_there_is_pulled_again(guest: Guest) -> None:
+    """What a prepared disk says of itself is compared with what Docker has."""
+    marks = "/var/lib/llm-endpoint/prepared"
+    on_a_prepared_disk(guest, f"sed -i 's/ sha256:..../ sha256:0000/' {marks}/engine-image")
+
+    (line,) = booted(guest)
+
+    assert f"{ENGINE} is not there as it was put there, and is pulled again" in line
+    assert sum("vllm-openai/manifests" in it for it in guest.cloud.requests) == 1
+
+
 def test_a_machine_without_an_engine_only_connects_the_tunnel(guest: Guest) -> None:
     """It waits for nothing, needs no GPU, and tells Google's health checks whether it leads on."""
     engine = [key for key in guest.cloud.metadata if key.startswith(("engine-", "hugging-"))]
