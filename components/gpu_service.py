@@ -93,6 +93,7 @@ class GpuService(pulumi.ComponentResource):
             MachineTemplateArgs(
                 place=place,
                 hardware=CONNECTOR,
+                boot_image=CONNECTOR.boot_image,
                 subnetwork=args["subnetwork"],
                 service_account=args["service_account"],
                 registry=args["registry"],

@@ -2,6 +2,7 @@
 
 import pulumi
 
+from components.boot_image import BootImage, BootImageArgs
 from components.instance_group import InstanceGroup, InstanceGroupArgs
 from components.machine_template import MachineTemplate, MachineTemplateArgs
 from components.serving import MachinesArgs, ServingArgs
@@ -33,11 +34,36 @@ class GpuVm(pulumi.ComponentResource):
         if args["hugging_face_token"] is not None:
             secrets["hugging-face-token"] = args["hugging_face_token"]
 
+        boot_image: pulumi.Input[str] = args["hardware"].boot_image
+        if args["prepared"] != "nothing":
+            with_weights = args["prepared"] == "weights"
+            container = pulumi.Output.all(args["registry"], args["weights_location"], "").apply(
+                lambda known: args["engine"](*known)
+            )
+            boot_image = BootImage(
+                name,
+                BootImageArgs(
+                    place=args["place"],
+                    base=boot_image,
+                    disk_gb=args["hardware"].boot_disk_gb,
+                    zones=args["zones"],
+                    subnetwork=args["subnetwork"],
+                    service_account=args["service_account"],
+                    engine_image=container.apply(lambda it: it.image),
+                    cloudflared_image=args["cloudflared_image"],
+                    weights_bucket=container.apply(lambda it: it.weights_bucket)
+                    if with_weights
+                    else "",
+                    needs=[args["staged"]] if with_weights else [],
+                ),
+                opts=child,
+            ).link
         template = MachineTemplate(
             name,
             MachineTemplateArgs(
                 place=args["place"],
                 hardware=args["hardware"],
+                boot_image=boot_image,
                 subnetwork=args["subnetwork"],
                 service_account=args["service_account"],
                 registry=args["registry"],

@@ -4,6 +4,12 @@ from dataclasses import dataclass
 
 from components.catalogue import Provisioning
 
+TRIED_IMAGE = (
+    "projects/deeplearning-platform-release/global/images/family/"
+    "common-cu129-ubuntu-2404-nvidia-580"
+)
+"""A boot image that has what scripts/startup.sh needs: driver, Docker, container toolkit."""
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -11,6 +17,7 @@ class Hardware:
 
     machine_type: str
     boot_image: str
+    """What machines boot from, or what theirs is made from."""
     boot_disk_gb: int
     boot_disk_type: str
     provisioning: Provisioning = "standard"

@@ -57,12 +57,14 @@ def scheduling(hardware: Hardware) -> compute.RegionInstanceTemplateSchedulingAr
             }
 
 
-def boot_disk(hardware: Hardware) -> compute.RegionInstanceTemplateDiskArgsDict:
+def boot_disk(
+    hardware: Hardware, image: pulumi.Input[str]
+) -> compute.RegionInstanceTemplateDiskArgsDict:
     """The only disk."""
     return {
         "boot": True,
         "auto_delete": True,
-        "source_image": hardware.boot_image,
+        "source_image": image,
         "disk_size_gb": hardware.boot_disk_gb,
         "disk_type": hardware.boot_disk_type,
     }

@@ -17,6 +17,7 @@ from components.scripts import script
 class MachineTemplateArgs(TypedDict):
     place: Place
     hardware: Hardware
+    boot_image: pulumi.Input[str]
     subnetwork: pulumi.Input[str]
     service_account: pulumi.Input[str]
     cloudflared_image: pulumi.Input[str]
@@ -49,7 +50,7 @@ class MachineTemplate(pulumi.ComponentResource):
         super().__init__("llm-endpoint:index:MachineTemplate", name, {}, opts)
         place, hardware = args["place"], args["hardware"]
 
-        disk = instance.boot_disk(hardware)
+        disk = instance.boot_disk(hardware, args["boot_image"])
         accelerators = instance.accelerators(hardware)
         scheduling = instance.scheduling(hardware)
         interface = instance.network_interface(args["subnetwork"])

@@ -19,6 +19,7 @@ CHECKED = frozenset(
             "replicas",
             "rollout",
             "boot_image",
+            "prepared_from",
             "boot_disk_gb",
         ),
         *("cpus", "memory_gib", "max_instances", "zonal_redundancy", "cloudflared_version"),

@@ -11,6 +11,8 @@ from components.ordering import Ready
 from components.place import Place
 
 Rollout = Literal["replace", "surge", "manual"]
+Prepared = Literal["nothing", "images", "weights"]
+"""What is on a disk before a machine boots from it; weights are there besides the images."""
 
 
 class ServingArgs(TypedDict):
@@ -44,6 +46,7 @@ class MachinesArgs(TypedDict):
     """Of the platform `vm` alone."""
 
     hardware: Hardware
+    prepared: Prepared
     zones: Sequence[str]
     """Where the group may look for a GPU."""
     replicas: int

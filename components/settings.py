@@ -28,7 +28,7 @@ from components.domain import Domain
 from components.downtime import downtime
 from components.engine import engine as engine_named
 from components.engine import names as engine_names
-from components.hardware import Hardware
+from components.hardware import TRIED_IMAGE, Hardware
 from components.model_source import ModelSource
 from components.models import models
 from components.problem import (
@@ -42,9 +42,10 @@ from components.problem import (
     refusal,
     shown,
 )
-from components.serving import MachinesArgs, Rollout, ServiceArgs
+from components.serving import MachinesArgs, Prepared, Rollout, ServiceArgs
 from components.stack_rules import (
     PLATFORM_RULES,
+    PREPARED,
     RULES,
     SHORTEST_CONTEXT,
     machines,
@@ -52,6 +53,8 @@ from components.stack_rules import (
 )
 
 LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+IMAGE = f"projects/[a-z0-9.:-]{{1,100}}/global/images/(family/)?[a-z]{LABEL}"
+IMAGE_FORM = "projects/PROJECT/global/images/NAME or projects/PROJECT/global/images/family/FAMILY"
 PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 DOMAIN = rf"({LABEL}\.)+[a-z]{LABEL}"
 LONGEST_DOMAIN = 253
@@ -226,13 +229,14 @@ class Settings(BaseModel):
         Rule("zones of Google's, each once", "us-central1-a"),
     ]
     boot_image: Annotated[
-        str,
-        Field(pattern=f"^projects/[a-z0-9.:-]{{1,100}}/global/images/(family/)?[a-z]{LABEL}$"),
-        Rule(
-            "projects/PROJECT/global/images/NAME or projects/PROJECT/global/images/family/FAMILY",
-            "projects/deeplearning-platform-release/global/images/family/"
-            "common-cu129-ubuntu-2404-nvidia-580",
-        ),
+        Annotated[str, Field(pattern=f"^(prepared|prepared-with-weights|{IMAGE})$")] | None,
+        EmptyIsNone,
+        Rule(f"prepared, prepared-with-weights, or an image: {IMAGE_FORM}", TRIED_IMAGE),
+    ]
+    prepared_from: Annotated[
+        Annotated[str, Field(pattern=f"^{IMAGE}$")] | None,
+        EmptyIsNone,
+        Rule(IMAGE_FORM, TRIED_IMAGE),
     ]
     boot_disk_gb: Annotated[
         int,
@@ -408,7 +412,7 @@ class Settings(BaseModel):
         return {
             "hardware": Hardware(
                 machine_type=machine.machine_type,
-                boot_image=self.boot_image,
+                boot_image=self.base_boot_image,
                 boot_disk_gb=self.boot_disk_gb,
                 boot_disk_type=machine.boot_disk,
                 provisioning=self.provisioning,
@@ -416,6 +420,7 @@ class Settings(BaseModel):
                 gpu=machine.gpu,
                 attached_gpus=machine.count if machine.attached else 0,
             ),
+            "prepared": self.prepared,
             "zones": self.zones,
             "replicas": self.replicas,
             "rollout": self.rollout,
@@ -466,6 +471,17 @@ class Settings(BaseModel):
     def machine(self) -> Machine:
         """The catalogue's row for the machines of this stack."""
         return machines(self.gpu, self.gpu_count, self.machine_type)[0]
+
+    @property
+    def prepared(self) -> Prepared:
+        """What machines find on their disk when they boot, besides the system."""
+        return PREPARED.get(self.boot_image or "", "nothing")
+
+    @property
+    def base_boot_image(self) -> str:
+        """What machines boot from, or what theirs is made from."""
+        given = self.boot_image if self.prepared == "nothing" else self.prepared_from
+        return given or TRIED_IMAGE
 
     @property
     def image_version(self) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from components import catalogue
 from components.catalogue import Machine, Provisioning
@@ -10,6 +10,7 @@ from components.engine import engine as engine_named
 from components.model_source import LARGEST_IMAGE_GB
 from components.models import models
 from components.problem import Problem, command, key, shown
+from components.serving import Prepared
 
 Problems = Iterator[Problem]
 
@@ -18,6 +19,11 @@ REPLICAS_PER_TUNNEL = 25
 
 SHORTEST_CONTEXT = 1024
 """Tokens; with fewer, hardly a prompt and its answer go together."""
+
+PREPARED: Mapping[str, Prepared] = {"prepared": "images", "prepared-with-weights": "weights"}
+"""What else `bootImage` may say than an image's name."""
+SYSTEM_GB = 55
+"""Of a boot disk: the base image with its driver some 20, vLLM's image, unpacked, some 30 (U)."""
 
 ENGINE_GIB = 8
 """Memory that an engine takes besides the weights (U)."""
@@ -314,6 +320,45 @@ def either(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))
 
 
+def weights_can_be_prepared(boot_image: str | None, weights: str) -> Problems:
+    """They come onto the disk from the bucket, which also has them when the disk is wrong."""
+    if PREPARED.get(boot_image or "") == "weights" and weights != "bucket":
+        yield Problem(
+            key("boot_image"),
+            repr(boot_image),
+            f"prepared, with weights {weights!r}: only from the bucket do they come onto the disk",
+            f"{command('boot_image', 'prepared')}, or {command('weights', 'bucket')}",
+        )
+
+
+def prepared_weights_fit_disk(boot_image: str | None, model: str, boot_disk_gb: int) -> Problems:
+    """The disk has them besides the system and the containers."""
+    known = models().get(model)
+    if PREPARED.get(boot_image or "") != "weights" or known is None:
+        return
+    needed = SYSTEM_GB + math.ceil(known.weights / 1e9)
+    if boot_disk_gb < needed:
+        yield Problem(
+            key("boot_disk_gb"),
+            str(boot_disk_gb),
+            f"{needed} or more with bootImage 'prepared-with-weights': {model} has"
+            f" {known.weights / 1e9:.0f} GB, system and containers some {SYSTEM_GB}",
+            f"{command('boot_disk_gb', needed)}, or {command('boot_image', 'prepared')}",
+        )
+
+
+def base_is_used(boot_image: str | None, prepared_from: str | None) -> Problems:
+    """Nothing is made from it where no image is prepared."""
+    if prepared_from and boot_image not in PREPARED:
+        yield Problem(
+            key("prepared_from"),
+            repr(prepared_from),
+            "empty, unless bootImage is prepared or prepared-with-weights",
+            f"{command('boot_image', 'prepared')}, or {command('boot_image', prepared_from)} and"
+            f" pulumi config rm {key('prepared_from')}",
+        )
+
+
 RULES = (
     model_has_the_engines_form,
     engine_is_recent,
@@ -330,6 +375,9 @@ PLATFORM_RULES = {
         zones_have_gpu,
         run_is_limited,
         replicas_fit_tunnel,
+        weights_can_be_prepared,
+        prepared_weights_fit_disk,
+        base_is_used,
     ),
     "cloud-run": (
         gpu_is_on_cloud_run,

@@ -17,9 +17,9 @@ from scripts.audits.marks import KEPT_LABEL
 
 SECRET = "gcp:secretmanager/secret:Secret"  # noqa: S105 - a type's name
 VERSION = "gcp:secretmanager/secretVersion:SecretVersion"
-LEFT_ON_PURPOSE = ("gcp:projects/service:Service", "google:build")
+LEFT_ON_PURPOSE = ("gcp:projects/service:Service", "google:build", "google:compute_operation")
 """Enabled APIs stay enabled: another stack of the project may need them. Cloud Build keeps the
-record of each build, and has no way to delete one."""
+record of each build, Compute Engine that of each operation, and nobody can delete one."""
 
 AUDIT_LIMIT_S = 120.0
 

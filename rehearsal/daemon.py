@@ -27,6 +27,7 @@ from rehearsal.google.instance_groups import InstanceGroups
 from rehearsal.google.oauth2 import OAuth2
 from rehearsal.google.registry import Registry
 from rehearsal.google.secret_manager import SecretManager
+from rehearsal.google.single_instances import SingleInstances
 from rehearsal.google.storage import Storage
 from rehearsal.internet import Internet
 from rehearsal.machines import machine
@@ -84,6 +85,9 @@ async def run(world: World, clock: float = 1.0) -> None:
         groups = InstanceGroups(around)
         groups.start()
         stack.push_async_callback(groups.close)
+        singles = SingleInstances(around)
+        singles.start()
+        stack.push_async_callback(singles.close)
         served = await providers.serve(
             world,
             ports=before.get("providers", {}),

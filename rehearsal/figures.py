@@ -25,6 +25,9 @@ FIGURES: dict[str, Figure] = {
         120, "iterative/cml#1084 (2022-07): a GPU VM whose image lacks the driver; not done here"
     ),
     "wait for stock": Figure(60, "U: pause of a managed instance group after a failed creation"),
+    "image create": Figure(
+        90, "U: of a disk with some 35 GB written; Google publishes no figure, minutes are usual"
+    ),
     # Images, through a remote repository in the region; no figure tells registries apart
     "pull vllm/vllm-openai": Figure(
         214,

@@ -96,6 +96,7 @@ class World:
         machines/<name>/     one folder a simulated machine: console.log, timeline.jsonl
         logs/<name>.log      what the containers of a Cloud Run revision or execution wrote
         logs/entries.jsonl   Cloud Logging's, of builds
+        disks/<id>/          what was written to disks that have outlived their VM, and is on images
         images/<repository>/ Artifact Registry's images that were pushed
         buckets/<name>/      the objects of a bucket of Cloud Storage, as files
     """

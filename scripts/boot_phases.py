@@ -24,6 +24,7 @@ DOING = {
     "engine-capture": "captures CUDA graphs",
     "engine-ready": "waits for the engine's first answer",
     "prune": "removes old images",
+    "disk-prepared": "seals the disk",
 }
 """A phase in words, with the machine as its subject."""
 

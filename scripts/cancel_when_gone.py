@@ -2,9 +2,10 @@
 
 Ctrl-C in `pulumi up` reaches no command as a signal that it could act upon: pulumi-command kills
 it (exec.CommandContext in its provider/pkg/provider/local/commandOutputs.go). So whoever starts a
-build or a job's execution starts this, too, in a session of its own, and writes to its standard
-input the address at which that is cancelled and, in the end, DONE. When the input ends without
-DONE, it is cancelled.
+build or a job's execution or a machine starts this, too, in a session of its own, and writes to
+its standard input the address at which that is cancelled (the last one counts) and, in the end,
+DONE. When the input ends without DONE, it is cancelled. Where that is done by another method than
+POST, it stands before the address: `DELETE https://...`.
 """
 
 import os
@@ -68,11 +69,12 @@ def watched() -> Generator[Callable[[str], None]]:
 
 def main() -> None:
     """Wait for the end of standard input."""
-    url, *rest = [line.strip() for line in sys.stdin] or [DONE]
-    if DONE in (url, *rest):
+    *before, how = [line.strip() for line in sys.stdin] or [DONE]
+    if DONE in (*before, how):
         return
+    method, _, url = how.rpartition(" ")
     with session() as http, suppress(GoogleError):  # it may have ended by itself
-        call(http, "POST", url, body={})
+        call(http, method or "POST", url, body=None if method else {})
 
 
 if __name__ == "__main__":

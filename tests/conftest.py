@@ -27,6 +27,9 @@ COMPUTED: dict[str, dict[str, Any]] = {
     "gcp:cloudrunv2/service:Service": {"uri": "https://llm-service-1a2b3c4-ez.a.run.app"},
     "gcp:cloudrunv2/job:Job": {"name": "llm-staging-1a2b3c4"},
     "gcp:storage/bucket:Bucket": {"name": "llm-weights-1a2b3c4"},
+    "gcp:compute/image:Image": {
+        "selfLink": "https://www.googleapis.com/compute/v1/projects/p/global/images/prepared"
+    },
     "gcp:compute/network:Network": {"name": "llm-vpc-1a2b3c4"},
     "gcp:compute/router:Router": {"name": "llm-router-1a2b3c4"},
     "gcp:compute/regionInstanceTemplate:RegionInstanceTemplate": {"selfLink": "a-template"},

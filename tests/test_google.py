@@ -538,6 +538,9 @@ class FakeMachine:
         self.grace_s = grace_s
         self._off.set()
 
+    async def save(self, folder: Path) -> None:
+        """Nothing was written."""
+
     async def delete(self) -> None:
         self._off.set()
         if self._engine:

@@ -687,3 +687,49 @@ def test_an_instance_gets_as_long_to_start_as_its_model_needs(deploy: Deploy) ->
     unknown = budget({"llm-endpoint:model": "our-team/our-own-model"})
 
     assert 240 < small < larger < from_the_hub < unknown == 1800
+
+
+# --- machines boot with nothing to fetch ------------------------------------------------------
+
+
+def test_machines_boot_from_the_prepared_image(deploy: Deploy) -> None:
+    """It is made of the tried image, with what this stack's machines run, and nothing secret."""
+    deployment = deploy("dev", {"llm-endpoint:bootImage": "prepared", **HUGGING_FACE})
+    (disk,) = deployment.one("RegionInstanceTemplate").inputs["disks"]
+    prepared = next(it for it in deployment.of("Command") if it.name.endswith("-boot-disk"))
+
+    assert disk["sourceImage"].endswith("/images/prepared")
+    environment = prepared.inputs["environment"]
+    told = metadata(deployment)
+    assert environment["ENGINE_IMAGE"] == told["engine-image"]
+    assert environment["CLOUDFLARED_IMAGE"] == told["cloudflared-image"]
+    assert "family/common-cu129" in environment["BASE_IMAGE"]
+    assert environment["WEIGHTS_BUCKET"] == ""
+    assert MASKED not in text(prepared.inputs)
+    assert "--load-format=runai_streamer" in told["engine-args"]
+
+
+def test_weights_on_the_disk_are_read_from_there(deploy: Deploy) -> None:
+    """They come from the bucket once they are there, and every machine checks them against it."""
+    deployment = deploy("dev", {"llm-endpoint:bootImage": "prepared-with-weights"})
+    prepared = next(it for it in deployment.of("Command") if it.name.endswith("-boot-disk"))
+    told = metadata(deployment)
+
+    assert prepared.inputs["environment"]["WEIGHTS_BUCKET"] == told["weights-bucket"] != ""
+    assert told["engine-args"].startswith("/weights\n")
+    assert "runai_streamer" not in told["engine-args"]
+    before = {it.name for it in deployment.all_before(prepared).values()}
+    assert "llm-dev-staged" in before
+
+
+def test_an_image_of_ones_own_is_what_machines_boot_from(deploy: Deploy) -> None:
+    """Or what theirs is made from."""
+    own = "projects/a-project/global/images/family/ours"
+    plain = deploy("dev", {"llm-endpoint:bootImage": own})
+    (disk,) = plain.one("RegionInstanceTemplate").inputs["disks"]
+    assert disk["sourceImage"] == own
+    assert not [it for it in plain.of("Command") if "boot-disk" in it.name]
+
+    keys = {"llm-endpoint:bootImage": "prepared", "llm-endpoint:preparedFrom": own}
+    found = [it for it in deploy("dev", keys).of("Command") if it.name.endswith("-boot-disk")]
+    assert [it.inputs["environment"]["BASE_IMAGE"] for it in found] == [own]

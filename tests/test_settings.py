@@ -197,6 +197,30 @@ wrong(
     "projects/PROJECT/global/images/family/FAMILY",
     set_to("bootImage", "projects/deeplearning-platform-release/"),
 )
+wrong(
+    "prepared weights from the hub",
+    {"llm-endpoint:bootImage": "prepared-with-weights", "llm-endpoint:weights": "hub"},
+    "only from the bucket do they come onto the disk",
+    set_to("bootImage", "prepared"),
+)
+wrong(
+    "prepared weights on a small disk",
+    {
+        "llm-endpoint:bootDiskGb": "100",
+        "llm-endpoint:bootImage": "prepared-with-weights",
+        "llm-endpoint:model": "Qwen/Qwen3-32B",
+        "llm-endpoint:gpuCount": "4",
+    },
+    "100",
+    "121 or more",
+    set_to("bootDiskGb", 121),
+)
+wrong(
+    "base of nothing",
+    {"llm-endpoint:preparedFrom": "projects/a/global/images/b"},
+    "empty, unless bootImage is prepared",
+    set_to("bootImage", "prepared"),
+)
 wrong("other platform", {"llm-endpoint:platform": "tpu"}, "vm", set_to("platform", "vm"))
 wrong(
     "model without organisation",

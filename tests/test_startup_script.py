@@ -480,12 +480,10 @@ def test_a_prepared_disk_leaves_nothing_to_fetch(guest: Guest) -> None:
     """It has images and weights, whole, and no secret; nothing was started to put them there."""
     on_a_prepared_disk(guest)
     assert not guest.containers()
-    assert f"{REGISTRY}/v2/" not in "".join(guest.cloud.requests)
 
     assert booted(guest) == []
 
-    fetched = [it for it in guest.cloud.requests if "/manifests/" in it or it.startswith("/weights")]
-    assert not fetched
+    assert not [it for it in guest.cloud.requests if "/manifests/" in it or "/weights/" in it]
     (found,) = (it["weights"] for it in guest.containers() if it["weights"])
     assert found == sorted(MODEL)
     assert ACCESS_TOKEN not in guest.sh("grep -rl ya29 /var /etc 2>/dev/null")
@@ -500,7 +498,7 @@ def test_weights_that_were_cut_off_are_copied_again(guest: Guest) -> None:
 
     assert "1 of 2 files on this disk are missing or cut off (such as model-00001" in line
     assert "copied again from gs://weights" in line
-    assert guest.sh(f"stat --format=%s {file}").strip() == str(len(MODEL["model-00001.safetensors"]))
+    assert int(guest.sh(f"stat --format=%s {file}")) == len(MODEL["model-00001.safetensors"])
 
 
 def test_a_disk_is_not_prepared_with_damaged_weights(guest: Guest) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Literal
 
 from components import catalogue, fit_rule, vllm_flags
-from components.engine import TOKEN_FILE, EngineContainer, Probe, pinned_image
+from components.engine import TOKEN_FILE, WEIGHTS, EngineContainer, Probe, pinned_image
 from components.problem import HIDDEN, Problem, command, key
 from components.stack_rules import either
 
@@ -101,8 +101,14 @@ def container(
         health_path=HEALTH_PATH,
         shutdown_timeout_s=settings.shutdown_timeout_s,
         concurrency=concurrency(settings.engine_args),
+        weights_bucket=weights.removeprefix("gs://") if weights_are_on_disk(settings) else "",
         phases=PHASES,
     )
+
+
+def weights_are_on_disk(settings: "Settings") -> bool:
+    """Whether they are read from the machine's disk, where others would stream from the bucket."""
+    return settings.platform == "vm" and settings.prepared == "weights"
 
 
 def probe(settings: "Settings", revision: str) -> Probe:
@@ -115,8 +121,9 @@ def arguments(settings: "Settings", weights: str, revision: str) -> tuple[str, .
 
     Prompts are logged only with --enable-log-requests, which a stack may not set.
     """
+    on_disk = weights_are_on_disk(settings)
     args = [
-        weights if settings.weights == "bucket" else settings.model,
+        WEIGHTS if on_disk else weights if settings.weights == "bucket" else settings.model,
         "--host=0.0.0.0",
         f"--port={PORT}",
         f"--tensor-parallel-size={settings.gpu_count}",
@@ -132,8 +139,9 @@ def arguments(settings: "Settings", weights: str, revision: str) -> tuple[str, .
     if settings.weights != "hub":  # else vLLM calls the model by where it lies
         args.append(f"--served-model-name={settings.model}")
     if settings.weights == "bucket":
-        args.append("--load-format=runai_streamer")
-        if settings.gpu_count > 1:
+        if not on_disk:
+            args.append("--load-format=runai_streamer")
+        if not on_disk and settings.gpu_count > 1:
             args.append('--model-loader-extra-config={"distributed":true}')
     elif settings.model_revision:
         args.append(f"--revision={settings.model_revision}")

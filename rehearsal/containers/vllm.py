@@ -133,6 +133,8 @@ def find_model(options: Options) -> Model:
             raise vllm_weights.NotThereError(INVALID_MODEL.format(model=options.model))
         if streamed:
             vllm_weights.in_bucket(options.model)
+        elif options.model.startswith("/"):
+            vllm_weights.in_folder(options.model)
         elif vllm_weights.offline():
             vllm_weights.in_cache(options.model, options.revision)
         else:
@@ -324,7 +326,7 @@ def load(options: Options, machine: Machine, model: Model) -> None:
     """Let the time pass that downloading and loading take in life."""
     gb = model.weights / 1e9
     cached = hub_home() / "hub" / f"models--{options.model.replace('/', '--')}" / "refs"
-    staged = options.model.startswith("gs://") or vllm_weights.offline()
+    staged = options.model.startswith(("gs://", "/")) or vllm_weights.offline()
     download = 0.0 if staged or (cached / options.revision).exists() else gb
     log(f"Starting to load model {options.model}...", process="EngineCore")
     took = take(machine, "weights download", download * figures.seconds("weights download, 1 GB"))

@@ -49,6 +49,17 @@ def in_bucket(address: str) -> None:
         )
 
 
+def in_folder(path: str) -> None:
+    """Look at the model in a folder. Raises NotThereError."""
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise NotThereError(f"ValueError: no config.json at {path}")
+    if not list(folder.glob("*.safetensors")):
+        raise NotThereError(
+            f"RuntimeError: Cannot find any safetensors model weights with `{path}`"
+        )
+
+
 def in_cache(model: str, revision: str) -> None:
     """Look at the model in the cache of the hub's library, by that library itself.
 

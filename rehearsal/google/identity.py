@@ -64,21 +64,23 @@ ASK_FOR_QUOTA = SEE_QUOTA | {"cloudquotas.quotas.update"}
 
 _PLACES = "acceleratorTypes machineTypes regions zones"
 _NETWORKING = "addresses healthChecks networks routers subnetworks"
-_MACHINES = "disks instanceGroupManagers instanceTemplates instances"
+_MACHINES = "disks images instanceGroupManagers instanceTemplates instances"
 SEE_COMPUTE = _all(
-    "compute", f"{_PLACES} {_NETWORKING} {_MACHINES} firewalls images projects", "get list"
+    "compute", f"{_PLACES} {_NETWORKING} {_MACHINES} firewalls projects", "get list"
 ) | {
     *("compute.advice.capacity", "compute.images.getFromFamily"),
     "compute.instances.getGuestAttributes",
 }
 MANAGE_MACHINES = (
     _all("compute", _MACHINES)
-    | _all("compute", f"{_PLACES} addresses images networks projects subnetworks", "get list")
+    | _all("compute", f"{_PLACES} addresses networks projects subnetworks", "get list")
     | {
         *("compute.disks.use", "compute.healthChecks.useReadOnly"),
         *("compute.images.getFromFamily", "compute.images.useReadOnly"),
         *("compute.instanceTemplates.useReadOnly", "compute.instances.setMetadata"),
-        "compute.instances.getGuestAttributes",
+        *("compute.instances.getGuestAttributes", "compute.instances.getSerialPortOutput"),
+        *("compute.disks.setLabels", "compute.instances.setDiskAutoDelete"),
+        "compute.zoneOperations.get",
         *("compute.instances.setLabels", "compute.instances.setServiceAccount"),
         *("compute.instances.setTags", "compute.networks.use", "compute.subnetworks.use"),
         "compute.instanceGroups.create",

@@ -18,6 +18,7 @@ from rehearsal.google.instances import GROUP, Instance, timestamp
 from rehearsal.google.metadata import INSTANCE
 from rehearsal.google.network import SUBNETWORK, bare, free_address, resolve
 from rehearsal.store import Body, Change
+from rehearsal.world import World
 
 ERROR = "google:instance_error"
 """Why a group could not create a VM in a zone: the last such error, until the group is deleted."""
@@ -150,20 +151,20 @@ class InstanceGroups:
         shape = body.get("distributionPolicyTargetShape")
         for zone in zones if shape in ("ANY", "BALANCED") else zones[:1]:
             row = self._new(group, body, zone)
-            obstacle = self._obstacle(row)
+            hindrance = obstacle(self._world, row)
             id = f"projects/{row['project']}/zones/{zone}/instances/{row['name']}"
-            if obstacle is None:
+            if hindrance is None:
                 self._store.put(INSTANCE, id, row)
                 self._live(id)
                 return
-            error = obstacle._asdict() | {
+            error = hindrance._asdict() | {
                 "group": group,
                 "zone": zone,
                 "timestamp": timestamp(time.time()),
             }
             error |= {"instance": id, "template": row["template"]}
             self._store.put(ERROR, f"{group}/errors/{zone}", error)
-            log.warning("%s in %s: %s", group, zone, obstacle.message)
+            log.warning("%s in %s: %s", group, zone, hindrance.message)
         again_s = figures.seconds("wait for stock") / self._world.speed
         loop = asyncio.get_running_loop()
         self._waiting[group] = loop.call_later(again_s, self._retry, group)
@@ -201,7 +202,7 @@ class InstanceGroups:
             "instanceId": str(secrets.randbelow(9 * 10**18) + 10**18),
             "creationTimestamp": timestamp(time.time()),
             "machineType": machine_type,
-            "gpu": _gpu(machine_type, template.get("guestAccelerators") or []),
+            "gpu": gpu_of(machine_type, template.get("guestAccelerators") or []),
             "image": template["disks"][0].get("sourceImage", ""),
             "bootDiskGb": int(template["disks"][0].get("diskSizeGb") or 10),
             "metadata": metadata,
@@ -220,38 +221,6 @@ class InstanceGroups:
         if body is None:  # deletion of what a group uses is refused: this is a defect of ours
             raise LookupError(f"{reference} does not exist")
         return body
-
-    def _obstacle(self, row: Body) -> Obstacle | None:
-        """Why this VM cannot be created in its zone now, or None."""
-        zone: str = row["zone"]
-        project: str = row["project"]
-        gpu: Body | None = row["gpu"]
-        account: Body = row["serviceAccount"] or {}
-        spot = row["scheduling"].get("provisioningModel") == "SPOT"
-        none_left = spot and self._world.accounts.obtainability.get(zone) == 0
-        if none_left or any(map(self._world.faults.strikes, ("stockout", f"stockout-{zone}"))):
-            return Obstacle(
-                "ZONE_RESOURCE_POOL_EXHAUSTED",
-                f"The zone 'projects/{project}/zones/{zone}' does not have enough resources"
-                " available to fulfill the request.  Try a different zone, or try again later.",
-            )
-        withdrawn = self._world.faults.strikes("machine-type-withdrawn")
-        if withdrawn or (not gpu and not PLAIN_MACHINES.fullmatch(row["machineType"])):
-            what = f"projects/{project}/zones/{zone}/machineTypes/{row['machineType']}"
-            return Obstacle("RESOURCE_NOT_FOUND", f"The resource '{what}' was not found")
-        withheld = zone in self._world.accounts.zones_without_gpus
-        if gpu and (withheld or zone not in catalogue.zones(gpu["type"])):
-            what = f"projects/{project}/zones/{zone}/acceleratorTypes/{gpu['type']}"
-            return Obstacle("RESOURCE_NOT_FOUND", f"The resource '{what}' was not found")
-        region = zone.rpartition("-")[0]
-        for quota, wanted in quotas.wants(self._world, row).items():
-            if message := quotas.refusal(self._world, quota, project, region, wanted):
-                return Obstacle("QUOTA_EXCEEDED", message)
-        accounts = {it["email"] for it in self._store.all(ACCOUNT).values()}
-        if account and account["email"] not in accounts:
-            what = f"The resource '{account['email']}' of type 'serviceAccount'"
-            return Obstacle("RESOURCE_NOT_FOUND", f"{what} was not found.")
-        return None
 
     def _live(self, id: str) -> None:
         instance = Instance(self._around, id)
@@ -304,7 +273,40 @@ class InstanceGroups:
         self._store.delete(INSTANCE, id)
 
 
-def _gpu(machine_type: str, attached: list[Body]) -> Body | None:
+def obstacle(world: World, row: Body) -> Obstacle | None:
+    """Why this VM cannot be created in its zone now, or None."""
+    zone: str = row["zone"]
+    project: str = row["project"]
+    gpu: Body | None = row["gpu"]
+    account: Body = row["serviceAccount"] or {}
+    spot = row["scheduling"].get("provisioningModel") == "SPOT"
+    none_left = spot and world.accounts.obtainability.get(zone) == 0
+    if none_left or any(map(world.faults.strikes, ("stockout", f"stockout-{zone}"))):
+        return Obstacle(
+            "ZONE_RESOURCE_POOL_EXHAUSTED",
+            f"The zone 'projects/{project}/zones/{zone}' does not have enough resources"
+            " available to fulfill the request.  Try a different zone, or try again later.",
+        )
+    withdrawn = world.faults.strikes("machine-type-withdrawn")
+    if withdrawn or (not gpu and not PLAIN_MACHINES.fullmatch(row["machineType"])):
+        what = f"projects/{project}/zones/{zone}/machineTypes/{row['machineType']}"
+        return Obstacle("RESOURCE_NOT_FOUND", f"The resource '{what}' was not found")
+    withheld = zone in world.accounts.zones_without_gpus
+    if gpu and (withheld or zone not in catalogue.zones(gpu["type"])):
+        what = f"projects/{project}/zones/{zone}/acceleratorTypes/{gpu['type']}"
+        return Obstacle("RESOURCE_NOT_FOUND", f"The resource '{what}' was not found")
+    region = zone.rpartition("-")[0]
+    for quota, wanted in quotas.wants(world, row).items():
+        if message := quotas.refusal(world, quota, project, region, wanted):
+            return Obstacle("QUOTA_EXCEEDED", message)
+    accounts = {it["email"] for it in world.store.all(ACCOUNT).values()}
+    if account and account["email"] not in accounts:
+        what = f"The resource '{account['email']}' of type 'serviceAccount'"
+        return Obstacle("RESOURCE_NOT_FOUND", f"{what} was not found.")
+    return None
+
+
+def gpu_of(machine_type: str, attached: list[Body]) -> Body | None:
     """The GPUs of a machine type, or those attached to it: type, count, memory of one in GiB."""
     machines = [machine for gpu in catalogue.gpus() for machine in catalogue.machines(gpu)]
     for wish in attached:

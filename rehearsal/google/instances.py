@@ -4,10 +4,11 @@ import asyncio
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rehearsal import figures, timeline
-from rehearsal.google import dns
+from rehearsal.google import boot_images, dns
 from rehearsal.google.guest import Machine, Server, Surroundings
 from rehearsal.google.health import FLOOR_S, HealthCheck, Verdict
 from rehearsal.google.metadata import INSTANCE, MetadataServer
@@ -65,10 +66,15 @@ class Instance:
         ]
         return await self._watch(self._machine)
 
-    async def close(self, grace_s: float | None = None) -> None:
-        """Shut the guest down within the grace (Google's by default) and let go of everything."""
+    async def close(self, grace_s: float | None = None, save: Path | None = None) -> None:
+        """Shut the guest down within the grace (Google's by default) and let go of everything.
+
+        What is on its disk is kept in `save`.
+        """
         if self._machine:
             await self._machine.stop(self._grace_s() if grace_s is None else grace_s)
+            if save:
+                await self._machine.save(save)
             await self._machine.delete()
             self._machine = None
         while self._servers:
@@ -111,6 +117,7 @@ class Instance:
             hosts=self._around.hosts(online=online, google=google),
             ca=self._around.ca,
             boot_image=row["image"],
+            disk=boot_images.content(self._world, row["image"]),
             boot_s=figures.seconds("VM boot") / self._world.speed,
         )
 

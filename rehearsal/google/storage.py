@@ -1,8 +1,10 @@
 """storage.googleapis.com: the objects of buckets, by the JSON API and by plain addresses."""
 
+import json
 import re
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -178,7 +180,11 @@ class Storage:
         return web.Response(status=204)
 
     def _list(self, request: web.BaseRequest, bucket: str) -> web.Response:
-        """By `prefix`, in pages; a page's token is the last name of the one before."""
+        """By `prefix`, in pages; a page's token is the last name of the one before.
+
+        Of each object all, or what `fields` asks for (`items(name,size)`); in many lines, as Google
+        answers unless `prettyPrint` is false (cloud.google.com/apis/docs/system-parameters).
+        """
         self._bucket(request, bucket, "storage.objects.list")
         prefix, after = request.query.get("prefix", ""), request.query.get("pageToken", "")
         rows = [
@@ -187,10 +193,13 @@ class Storage:
             if it["name"].startswith(prefix) and it["name"] > after
         ]
         size = min(int(request.query.get("maxResults", PAGE)), PAGE)
-        reply: Body = {"kind": "storage#objects", "items": rows[:size]}
+        asked = re.search(r"items\(([\w,]+)\)", request.query.get("fields", ""))
+        keys = asked[1].split(",") if asked else None
+        items = [{key: it[key] for key in keys or it if key in it} for it in rows[:size]]
+        reply: Body = {"kind": "storage#objects", "items": items}
         if len(rows) > size:
             reply["nextPageToken"] = rows[size - 1]["name"]
-        return web.json_response(reply)
+        return web.json_response(reply, dumps=partial(json.dumps, indent=2))
 
     # Uploading
 

@@ -5,8 +5,9 @@ everything in the guest dies with it, mounts included. It works as root and as a
 either way the guest's root is nobody but the user who rehearses.
 
 `keeper.py FD` takes its orders from that socket (SOCK_SEQPACKET), one JSON list a message: first
-["make", guest], then ["listen"|"connect", address, port], ["boot"] or ["signal", number]. It
-answers {} with a descriptor where there is one, or {"errno": ..., "error": ...}.
+["make", guest], then ["listen"|"connect", address, port], ["boot"], ["signal", number], or ["save",
+folder] once the guest is off: its disk, as another guest's "disk" may name it. It answers {} with a
+descriptor where there is one, or {"errno": ..., "error": ...}.
 """
 
 import ctypes
@@ -127,6 +128,8 @@ def make_disk(guest: Guest) -> Path:
     root = disk / "root"
     root.mkdir()
     bind(root, root)  # a mount of its own, which a container can make read-only
+    if guest["disk"]:
+        shutil.copytree(guest["disk"], "upper", symlinks=True)
     for path in OWNED:
         Path("upper", path).mkdir(parents=True, exist_ok=True)
     for name in IMAGE:
@@ -137,6 +140,16 @@ def make_disk(guest: Guest) -> Path:
             overlay(Path(name))
     configure(root, guest)
     return root
+
+
+def save(folder: Path) -> None:
+    """What was written to the disk, into `folder`; not what was deleted of this machine's."""
+
+    def special(source: str, names: list[str]) -> set[str]:
+        paths = [Path(source, name) for name in names]
+        return {it.name for it in paths if not (it.is_symlink() or it.is_file() or it.is_dir())}
+
+    shutil.copytree("upper", folder, symlinks=True, ignore=special, dirs_exist_ok=True)
 
 
 def overlay(path: Path) -> None:
@@ -285,6 +298,8 @@ def serve(control: socket.socket) -> None:
             elif order == "boot":
                 holder, ended = boot(root, guest)
                 descriptors = [ended]
+            elif order == "save":
+                save(Path(arguments[0]))
             elif order == "signal":
                 os.kill(holder, arguments[0])
             elif order == "listen":

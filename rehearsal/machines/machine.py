@@ -95,6 +95,8 @@ class MachineSpec:
     pulled: tuple[str, ...] = ()
     """Container images that are on its disk from the start."""
     shares: tuple[Share, ...] = ()
+    disk: Path | None = None
+    """What a disk of another machine had on it (`Machine.save`); this one begins with it."""
     boot_s: float = 0.0
     """Seconds, of this machine's clock, that its kernel has been running when its init starts."""
 
@@ -212,6 +214,12 @@ class Machine:
             self._order("signal", signal.SIGKILL)
             await self._ended.wait()
 
+    async def save(self, folder: Path) -> None:
+        """Keep what is on the disk. Raises OSError when the guest runs."""
+        if self.running:
+            raise BlockingIOError(f"machine {self.spec.name} is not off")
+        self._order("save", str(folder))
+
     async def delete(self) -> None:
         """End the guest at once, with its network and its disk. May be called again."""
         self._control.close()
@@ -326,6 +334,7 @@ def _guest(world: World, spec: MachineSpec, folder: Path) -> dict[str, Any]:
         "ca": str(spec.ca),
         "folder": str(folder),
         "world": str(world.directory),
+        "disk": str(spec.disk) if spec.disk else "",
         "faults": str(world.faults.folder),
         "binds": [str(path) for path in _ours(world)],
         "uptime_s": spec.boot_s,

@@ -14,9 +14,11 @@ from typing import Any
 from pulumi.runtime.rpc import UNKNOWN
 
 from rehearsal.errors import CloudError, OperationFailed
-from rehearsal.google import project
+from rehearsal.google import boot_images, project
+from rehearsal.google.boot_images import IMAGE
 from rehearsal.google.images import family_exists
 from rehearsal.google.project import disabled, enabled
+from rehearsal.google.single_instances import DISK
 from rehearsal.providers import cloud_run, project_rules, storage
 from rehearsal.providers.checks import between, cidr, not_played, one_of, texts
 from rehearsal.providers.iam import ACCOUNT, iam_member
@@ -28,6 +30,7 @@ from rehearsal.providers.resource import (
     Reference,
     ResourceType,
     fill,
+    find,
     plain,
 )
 from rehearsal.providers.schema import Failure, Schema, as_array, as_object
@@ -312,6 +315,33 @@ async def destroy_version(operation: Operation, id: str, body: Body) -> None:
     store.delete(SECRET_VERSION, id)
 
 
+def one_source(body: Body) -> Iterator[Failure]:
+    """An image is made of one thing."""
+    sources = [key for key in ("rawDisk", "sourceDisk", "sourceImage", "sourceSnapshot")]
+    if len([key for key in sources if body.get(key)]) > 1:
+        yield Failure("", f"only one of `{','.join(sources)}` can be specified")
+
+
+def image_outputs(operation: Operation, body: Body) -> Body:
+    """Size, and where it lies: that of its disk unless the program says."""
+    disk = find(operation.world, Reference((DISK,)), body["sourceDisk"], body)
+    gigabytes = int(disk[1]["sizeGb"]) if disk else 0
+    return {"archiveSizeBytes": gigabytes * 10**8, "diskSizeGb": gigabytes}
+
+
+def fill_image(operation: Operation, body: Body) -> None:
+    """What is on the disk is on the image."""
+    disk = find(operation.world, Reference((DISK,)), body["sourceDisk"], body)
+    if disk:
+        boot_images.take(operation.world, body["id"], disk[0])
+
+
+async def delete_image(operation: Operation, id: str, body: Body) -> None:
+    """Machines that boot from it later will not find it; those that did have disks of their own."""
+    operation.world.store.delete(IMAGE, id)
+    boot_images.drop(operation.world, id)
+
+
 async def delete_group(operation: Operation, id: str, body: Body) -> None:
     """A group is gone when its instances are; the plugin waits for that."""
     store = operation.world.store
@@ -333,13 +363,13 @@ network = Reference((NETWORK,))
 
 def compute(token: str, id: str, **more: Any) -> ResourceType:
     """A row of Compute Engine, where most things are alike."""
+    more.setdefault("life", COMPUTE)
     more.setdefault("configured", ("region",) if "{region}" in id else ())
     checks = more.pop("preview", ())
     return ResourceType(
         token=token,
         id=id,
         api="compute.googleapis.com",
-        life=COMPUTE,
         autoname=("name", 63),
         preview=(name_of_compute, *checks),
         conflict=("The resource '{id}' already exists", "alreadyExists"),
@@ -530,6 +560,16 @@ ROWS: tuple[ResourceType, ...] = (
         defaults={"canIpForward": False, "scheduling": {"automaticRestart": True}},
         service=(known_image, sound_scheduling),
         computed=template_outputs,
+    ),
+    compute(
+        IMAGE,
+        "projects/{project}/global/images/{name}",
+        references={"sourceDisk": Reference((DISK,), deletion="allowed")},
+        preview=(one_source,),
+        life=Life("image create", "compute operation", "compute operation"),
+        computed=image_outputs,
+        created=fill_image,
+        deleting=delete_image,
     ),
     compute(
         GROUP,

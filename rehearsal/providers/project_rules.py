@@ -32,6 +32,7 @@ OWNERS = {
     "gcp:compute/firewall:Firewall": "compute.firewalls.create",
     "gcp:compute/healthCheck:HealthCheck": "compute.healthChecks.create",
     "gcp:compute/regionHealthCheck:RegionHealthCheck": "compute.healthChecks.create",
+    "gcp:compute/image:Image": "compute.images.create",
     "gcp:compute/regionInstanceTemplate:RegionInstanceTemplate": "compute.instanceTemplates.create",
     "gcp:compute/regionInstanceGroupManager:RegionInstanceGroupManager": (
         "compute.instanceGroupManagers.create"

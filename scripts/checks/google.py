@@ -397,7 +397,7 @@ def offered(google: Google, settings: Settings, zone: str) -> str:
 
 def _image(settings: Settings) -> str:
     """What machines boot from; on Cloud Run that is the connector."""
-    return settings.boot_image if settings.platform == "vm" else CONNECTOR.boot_image
+    return settings.base_boot_image if settings.platform == "vm" else CONNECTOR.boot_image
 
 
 def boot_image(google: Google, image: str) -> str:

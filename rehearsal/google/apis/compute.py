@@ -9,11 +9,14 @@ from components import catalogue
 from rehearsal.errors import CloudError
 from rehearsal.google import images, quotas
 from rehearsal.google.apis.groups import Groups
+from rehearsal.google.apis.instances import Instances
+from rehearsal.google.boot_images import IMAGE
 from rehearsal.google.identity import Identity
 from rehearsal.google.instance_groups import PLAIN_MACHINES, TEMPLATES
 from rehearsal.google.instances import GROUP
 from rehearsal.google.metadata import INSTANCE
 from rehearsal.google.rest import Api, Call, Route, cut
+from rehearsal.google.single_instances import DISK
 from rehearsal.store import Body
 from rehearsal.world import World
 
@@ -62,7 +65,8 @@ COLLECTIONS: dict[str, tuple[Collection, ...]] = {
         Collection((INSTANCE,), "zones", ("status", "machineType", "labels", "scheduling")),
     ),
     # Those of machines are rows of theirs; others somebody made by hand, or kept of a machine.
-    "disks": (Collection(("gcp:compute/disk:Disk",), "zones", ("sizeGb", "status", "users")),),
+    "disks": (Collection((DISK,), "zones", ("sizeGb", "status", "users")),),
+    "images": (Collection((IMAGE,), "global", ("family", "sourceDisk", "labels")),),
 }
 GLOBAL_ONLY = ("firewalls", "networks")
 """Collections of which nothing is in a region or zone, and so no aggregated list exists."""
@@ -80,7 +84,8 @@ def offers(world: World, zone: str, gpu: str) -> bool:
 
 
 class Compute:
-    """The answers. Absent on purpose: making, changing and deleting, which the providers do."""
+    """The answers. Absent on purpose: making, changing and deleting, which the providers do, but
+    for VMs outside groups (instances.py)."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -242,6 +247,13 @@ class Compute:
             and row["project"] == router["project"]
         ]
 
+    def image(self, call: Call) -> Body:
+        """images.get, of the project's own."""
+        id = call.name
+        if row := self._world.store.get(IMAGE, id):
+            return _shown("images", id, row, ("family", "sourceDisk")) | {"status": "READY"}
+        raise _missing(id)
+
 
 def _scopes(noun: str) -> list[str]:
     """All places in which a collection may have something."""
@@ -369,13 +381,20 @@ def api(world: World, identity: Identity) -> Api:
             "compute.images.getFromFamily",
             compute.family,
         ),
+        Route("GET", f"{project}/global/images/{{image}}", "compute.images.get", compute.image),
         Route("POST", advice, "compute.advice.capacity", compute.advice),
     ]
     groups = Groups(world)
+    instances = Instances(world)
     below = {
         f"{region}/instanceGroupManagers/{{group}}": groups.ways_of_groups(),
-        f"{zone}/instances/{{instance}}": groups.ways_of_instances(),
+        f"{zone}/instances/{{instance}}": (
+            *groups.ways_of_instances(),
+            *instances.ways_of_instances(),
+        ),
     }
+    for path, way in instances.ways_of_zones():
+        routes.append(Route(way.method, zone + path, *way[2:]))
     for path, ways in below.items():
         routes += [Route(it.method, path + it.verb, *it[2:]) for it in ways]
     for noun, collections in COLLECTIONS.items():
