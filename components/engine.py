@@ -33,6 +33,9 @@ class EngineContainer:
     """A script for bash, to run in the image in place of its entry point."""
     weights_bucket: str = ""
     """The bucket whose content it wants as files at WEIGHTS, to read; empty if none."""
+    compile_cache: str = ""
+    """The folder, below /root/.cache, of what it compiles for itself at its first start; empty if
+    it compiles nothing. It may refuse to start over one that is damaged."""
     phases: tuple[tuple[str, str], ...] = ()
     """What it goes through before it can answer, in order: a phase's name, and a regular expression
     (bash's and Python's) of the line in its log with which it begins. Before the first one it is

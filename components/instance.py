@@ -116,5 +116,6 @@ def engine_metadata(
         "engine-port": container.apply(lambda it: str(it.port)),
         "engine-health-path": container.apply(lambda it: it.health_path),
         "shutdown-timeout": container.apply(lambda it: str(it.shutdown_timeout_s)),
+        "compile-cache": container.apply(lambda it: it.compile_cache),
         "weights-bucket": container.apply(lambda it: it.weights_bucket),
     }

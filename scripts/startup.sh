@@ -17,8 +17,8 @@
 #   engine-image, engine-args (one a line), engine-env (KEY=VALUE a line), engine-port,
 #   engine-health-path and optionally engine-script (run in place of the image's entry point),
 #   engine-phases (NAME, a tab and a regular expression a line: the words with which the engine says
-#   that a phase of its start begins), weights-bucket (copied to the disk first) and
-#   hugging-face-token-secret; secrets by the full name of a version.
+#   that a phase of its start begins), compile-cache (the folder, in its cache, of what it compiles
+#   for itself), weights-bucket (copied to the disk first) and hugging-face-token-secret; secrets by the full name of a version.
 #   To prepare a disk: prepare-disk (anything), cloudflared-image, engine-image and optionally
 #   weights-bucket. The phase disk-prepared ends the work.
 #
@@ -409,6 +409,9 @@ prepare_engine() {
   option engine-script "$new/script"
   option weights-bucket "$new/weights-bucket"
   option engine-phases "$new/phases"
+  option compile-cache "$new/compile-cache"
+  [[ ! -e $new/compile-cache || $(<"$new/compile-cache") =~ ^[a-z][a-z_/]*$ ]] ||
+    die "instance metadata 'compile-cache' is '$(<"$new/compile-cache")': expected a folder's name"
   attribute engine-env "$new/env"
   attribute engine-port "$new/port"
   attribute engine-health-path "$new/health-path"
@@ -452,6 +455,16 @@ set -euo pipefail
 cd /run/llm-endpoint/llm-endpoint-engine
 mapfile -t arguments <args
 options=()
+# What was compiled at an earlier start saves a minute, unless it is damaged: then the engine dies of
+# it, each time anew. So it is kept only from start to start that succeeds (wait-until-ready).
+if [[ -e compile-cache ]]; then
+  cache=/var/lib/llm-endpoint/cache
+  if [[ -e $cache/starting && -d $cache/$(<compile-cache) ]]; then
+    rm --recursive "${cache:?}/$(<compile-cache)"
+    echo "llm-endpoint compile cache: removed, as the engine did not start with it; it compiles anew"
+  fi
+  touch "$cache/starting"
+fi
 if [[ -e hugging-face-token ]]; then
   options+=(--volume "$PWD/hugging-face-token:/run/secrets/hugging-face-token:ro")
 fi
@@ -521,6 +534,7 @@ until curl --silent --fail --output /dev/null --max-time 5 \
 done
 [[ $phase == engine-ready ]] || enter engine-ready "${EPOCHREALTIME/./}"
 report engine-ready "$start" "${EPOCHREALTIME/./}" ok
+rm --force /var/lib/llm-endpoint/cache/starting
 READY
   cat >"$new/stop" <<'STOP'
 set -euo pipefail

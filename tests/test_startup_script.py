@@ -444,6 +444,26 @@ def test_staged_weights_lie_where_the_engine_looks(guest: Guest) -> None:
     assert not [it for it in guest.cloud.requests if "blobs" in it], "fetched a second time"
 
 
+CACHE = "/var/lib/llm-endpoint/cache/vllm/torch_compile_cache"
+
+
+def test_a_damaged_compile_cache_is_no_crash_loop(guest: Guest) -> None:
+    """It is used as long as the engine starts with it; then one line says that it is removed."""
+    guest.cloud.metadata["engine-args"] = "Qwen/Qwen3-4B\n--compile\n--serve"
+    guest.cloud.metadata["compile-cache"] = "vllm/torch_compile_cache"
+    up(guest.boot())
+    guest.sh("systemctl restart llm-endpoint-engine")
+    guest.until("]: compiled before")
+    guest.until(READY, 2)
+
+    guest.sh(f"truncate --size=3 {CACHE}/1a2b/artifact; systemctl restart llm-endpoint-engine")
+    guest.until(READY, 3)
+
+    assert guest.console.count("pickle data was truncated") == 1
+    assert guest.console.count("llm-endpoint compile cache: removed") == 1
+    assert guest.sh(f"cat {CACHE}/1a2b/artifact") == "compiled"
+
+
 MODEL = {"config.json": b"{}", "model-00001.safetensors": b"weights " * 64}
 PREPARED = "llm-endpoint prepared: this machine may go"
 

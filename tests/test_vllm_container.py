@@ -41,6 +41,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: str) -> Callab
     """Describes the simulated machine; returns its timeline file."""
     monkeypatch.setenv("HF_ENDPOINT", hub)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "vllm"))
 
     def describe(gpu: str = "nvidia-l4", count: int = 1, driver: str = "580.82.07") -> Path:
         path = tmp_path / "machine.json"
@@ -204,6 +205,7 @@ def running(folder: Path, hub: str, *flags: str, speed: float = 2000) -> Generat
         "REHEARSAL_MACHINE": str(folder / "machine.json"),
         "HF_ENDPOINT": hub,
         "HF_HOME": str(folder / "hub"),
+        "VLLM_CACHE_ROOT": str(folder / "vllm"),
     }
     command = [sys.executable, "-m", "rehearsal.containers.vllm", MODEL, "--host", "127.0.0.1"]
     with (folder / "log").open("wb") as log:
@@ -426,3 +428,22 @@ def test_requests_in_flight_are_finished_at_shutdown(tmp_path: Path, hub: str) -
 
         assert container.process.wait(30) == 0
     assert [answer.status_code for answer in answers] == [200]
+
+
+def test_what_was_compiled_is_used_again_unless_it_is_damaged(
+    machine: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second start is sooner; over a damaged file vLLM dies, and does so at each start."""
+    timeline_file = machine()
+    chosen, here = vllm.options([MODEL]), vllm.Machine.read()
+
+    vllm.compile_model(chosen, here, 36)
+    vllm.compile_model(chosen, here, 36)
+
+    spans = {it.name: it.life or 0 for it in timeline.read(timeline_file)}
+    assert spans["torch.compile, cached"] < spans["torch.compile"]
+    vllm.compiled(chosen, here).write_text("compi")
+    for _ in range(2):
+        with pytest.raises(vllm.StartError, match="pickle data was truncated"):
+            vllm.compile_model(chosen, here, 36)
+    vllm.compile_model(replace(chosen, enforce_eager=True), here, 36)

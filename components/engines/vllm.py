@@ -72,6 +72,9 @@ compilation/monitor.py, v1/core/kv_cache_utils.py, v1/engine/core.py of 0.33). "
 finished" is not among them: the newer model runner says so of a trial while it profiles, too. Where
 nothing is compiled (--enforce-eager), what is called engine-compile is the profiling alone."""
 
+COMPILE_CACHE = "vllm/torch_compile_cache"
+"""Below VLLM_CACHE_ROOT, which is ~/.cache/vllm (vLLM's docs/design/torch_compile.md)."""
+
 CONCURRENCY = 256
 """Sequences that vLLM computes at once where --max-num-seqs says nothing; more wait in it."""
 
@@ -102,6 +105,7 @@ def container(
         shutdown_timeout_s=settings.shutdown_timeout_s,
         concurrency=concurrency(settings.engine_args),
         weights_bucket=weights.removeprefix("gs://") if weights_are_on_disk(settings) else "",
+        compile_cache=COMPILE_CACHE,
         phases=PHASES,
     )
 

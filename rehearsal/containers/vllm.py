@@ -7,6 +7,7 @@ reckoned from the model's shape.
 """
 
 import asyncio
+import hashlib
 import os
 import sys
 import time
@@ -354,14 +355,44 @@ def load(options: Options, machine: Machine, model: Model) -> None:
 
 
 def compile_model(options: Options, machine: Machine, layers: int) -> float:
-    """Let the time pass that compilation takes in life; returns it."""
+    """Let the time pass that compilation takes in life, or the use of what was compiled before.
+
+    Returns it. Raises StartError where that is damaged, as vLLM does (vllm-project/vllm#24915,
+    #31199): it is there at the next start, too.
+    """
     if options.enforce_eager:
         return 0.0
-    log("Starting torch.compile", process="EngineCore")
-    life = figures.seconds(figures.of_layers("torch.compile", layers))
-    took = take(machine, "torch.compile", life)
+    kept = compiled(options, machine)
+    if kept.exists():
+        if kept.read_text() != artifact(kept):
+            raise StartError(
+                f"pickle data was truncated ({kept})", kind="_pickle.UnpicklingError", engine=True
+            )
+        log("Directly load the compiled graph(s) from the cache", process="EngineCore")
+        took = take(machine, "torch.compile, cached", figures.seconds("torch.compile, cached"))
+    else:
+        log("Starting torch.compile", process="EngineCore")
+        life = figures.seconds(figures.of_layers("torch.compile", layers))
+        took = take(machine, "torch.compile", life)
+        if os.environ.get("VLLM_DISABLE_COMPILE_CACHE") != "1":
+            with suppress(OSError):  # a cache that cannot be written to is no cache
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                kept.write_text(artifact(kept))
     log(f"torch.compile took {took:.2f} s in total", process="EngineCore")
     return took
+
+
+def compiled(options: Options, machine: Machine) -> Path:
+    """Where vLLM keeps what it compiled for this model, these options and this GPU."""
+    root = Path(os.environ.get("VLLM_CACHE_ROOT") or Path.home() / ".cache" / "vllm")
+    shape = (VERSION, options.model, options.dtype, options.tensor_parallel_size, machine.gpu)
+    key = hashlib.sha256(repr(shape).encode()).hexdigest()[:10]
+    return root / "torch_compile_cache" / key / "rank_0_0" / "backbone" / "artifact"
+
+
+def artifact(path: Path) -> str:
+    """What is written there."""
+    return f"compiled for {path.parents[2].name}\n" * 64
 
 
 def capture_graphs(options: Options, machine: Machine, layers: int, compiling_s: float) -> None:

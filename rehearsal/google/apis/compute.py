@@ -68,7 +68,7 @@ COLLECTIONS: dict[str, tuple[Collection, ...]] = {
     "disks": (Collection((DISK,), "zones", ("sizeGb", "status", "users")),),
     "images": (Collection((IMAGE,), "global", ("family", "sourceDisk", "labels")),),
 }
-GLOBAL_ONLY = ("firewalls", "networks")
+GLOBAL_ONLY = ("firewalls", "images", "networks")
 """Collections of which nothing is in a region or zone, and so no aggregated list exists."""
 
 
