@@ -77,6 +77,7 @@ serving = ServingArgs(
     subnetwork=network.subnetwork,
     way_out=network.way_out,
     service_account=identity.email,
+    machine=identity.member,
     registry=registry.url,
     cloudflared_image=cloudflared_image(registry.url, settings.cloudflared_version),
     engine=partial(engine.container, settings, token=token is not None),

@@ -250,5 +250,12 @@ def _besides(settings: "Settings") -> Iterator[str]:
             f"{weights * price.usd:.2f} $ a start, as each machine fetches {weights:.1f} GiB of"
             " weights through Cloud NAT"
         )
+    if settings.platform == "vm" and settings.prepared != "nothing":
+        yield (
+            "the prepared boot image, billed by its compressed size, and minutes of the machine that"
+            " makes it (cents)"
+        )
+    if settings.platform == "vm" and settings.compile_cache == "bucket":
+        yield "what vLLM compiled, in its bucket (cents)"
     if settings.platform == "cloud-run" and settings.max_instances > 1:
         yield f"further instances, up to {settings.max_instances}, when many ask at once"

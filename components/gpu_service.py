@@ -99,6 +99,7 @@ class GpuService(pulumi.ComponentResource):
                 registry=args["registry"],
                 cloudflared_image=args["cloudflared_image"],
                 engine=None,
+                compile_cache=None,
                 weights="",
                 secrets={"tunnel-token": args["tunnel_token"]},
             ),

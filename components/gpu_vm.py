@@ -3,6 +3,7 @@
 import pulumi
 
 from components.boot_image import BootImage, BootImageArgs
+from components.compile_cache import CompileCache, CompileCacheArgs
 from components.instance_group import InstanceGroup, InstanceGroupArgs
 from components.machine_template import MachineTemplate, MachineTemplateArgs
 from components.serving import MachinesArgs, ServingArgs
@@ -58,6 +59,11 @@ class GpuVm(pulumi.ComponentResource):
                 ),
                 opts=child,
             ).link
+        compile_cache: pulumi.Input[str] | None = None
+        if args["compile_cache"] == "bucket":
+            kept = CompileCacheArgs(place=args["place"], machines=args["machine"])
+            compile_cache = CompileCache(name, kept, opts=child).bucket
+
         template = MachineTemplate(
             name,
             MachineTemplateArgs(
@@ -70,6 +76,7 @@ class GpuVm(pulumi.ComponentResource):
                 cloudflared_image=args["cloudflared_image"],
                 engine=args["engine"],
                 weights=args["weights_location"],
+                compile_cache=compile_cache,
                 secrets=secrets,
             ),
             opts=child,

@@ -27,6 +27,8 @@ class MachineTemplateArgs(TypedDict):
     """None for a machine that only connects the tunnel."""
     weights: pulumi.Input[str]
     """Where they are; see components/engine.py."""
+    compile_cache: pulumi.Input[str] | None
+    """The bucket that keeps what the engine compiles, if one does."""
     secrets: Mapping[str, pulumi.Input[str]]
     """Purpose to full version name; the machine reads the values itself."""
 
@@ -50,6 +52,7 @@ class MachineTemplate(pulumi.ComponentResource):
         super().__init__("llm-endpoint:index:MachineTemplate", name, {}, opts)
         place, hardware = args["place"], args["hardware"]
 
+        kept = args["compile_cache"]
         disk = instance.boot_disk(hardware, args["boot_image"])
         accelerators = instance.accelerators(hardware)
         scheduling = instance.scheduling(hardware)
@@ -59,6 +62,7 @@ class MachineTemplate(pulumi.ComponentResource):
             **instance.LOGIN_AND_LOGS,
             "startup-script": script("startup.sh"),
             "cloudflared-image": args["cloudflared_image"],
+            **({} if kept is None else {"compile-cache-bucket": kept}),
             **{f"{purpose}-secret": version for purpose, version in args["secrets"].items()},
         }
 

@@ -11,6 +11,7 @@ from components.ordering import Ready
 from components.place import Place
 
 Rollout = Literal["replace", "surge", "manual"]
+CompileCache = Literal["disk", "bucket"]
 Prepared = Literal["nothing", "images", "weights"]
 """What is on a disk before a machine boots from it; weights are there besides the images."""
 
@@ -22,6 +23,8 @@ class ServingArgs(TypedDict):
     way_out: Ready
     """Machines there reach the internet."""
     service_account: pulumi.Input[str]
+    machine: pulumi.Input[str]
+    """The same as an IAM member."""
     registry: pulumi.Input[str]
     """What to write before the name of an image of Docker Hub's."""
     cloudflared_image: pulumi.Input[str]
@@ -47,6 +50,7 @@ class MachinesArgs(TypedDict):
 
     hardware: Hardware
     prepared: Prepared
+    compile_cache: CompileCache
     zones: Sequence[str]
     """Where the group may look for a GPU."""
     replicas: int

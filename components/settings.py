@@ -243,6 +243,7 @@ class Settings(BaseModel):
         Field(ge=100, le=65_536),
         Rule("100 to 65536 GB: image, containers and weights must fit", 100),
     ]
+    compile_cache: Annotated[Literal["disk", "bucket"], Rule("disk or bucket", "disk")]
     max_model_len: Annotated[
         int,
         Field(ge=SHORTEST_CONTEXT, le=10_485_760),
@@ -421,6 +422,7 @@ class Settings(BaseModel):
                 attached_gpus=machine.count if machine.attached else 0,
             ),
             "prepared": self.prepared,
+            "compile_cache": self.compile_cache,
             "zones": self.zones,
             "replicas": self.replicas,
             "rollout": self.rollout,

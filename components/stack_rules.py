@@ -347,6 +347,17 @@ def prepared_weights_fit_disk(boot_image: str | None, model: str, boot_disk_gb: 
         )
 
 
+def engine_compiles(engine: str, compile_cache: str) -> Problems:
+    """There must be something to keep."""
+    if compile_cache == "bucket" and engine == "ollama":
+        yield Problem(
+            key("compile_cache"),
+            repr(compile_cache),
+            "disk with ollama, which compiles nothing",
+            command("compile_cache", "disk"),
+        )
+
+
 def base_is_used(boot_image: str | None, prepared_from: str | None) -> Problems:
     """Nothing is made from it where no image is prepared."""
     if prepared_from and boot_image not in PREPARED:
@@ -378,6 +389,7 @@ PLATFORM_RULES = {
         weights_can_be_prepared,
         prepared_weights_fit_disk,
         base_is_used,
+        engine_compiles,
     ),
     "cloud-run": (
         gpu_is_on_cloud_run,

@@ -9,6 +9,7 @@ DOING = {
     "boot": "boots",
     "prepare": "reads what it is to be",
     "gpu": "waits for the NVIDIA driver",
+    "compile-cache": "fetches what an earlier machine compiled",
     "engine-image": "pulls the engine's image",
     "hugging-face-token": "reads the Hugging Face token",
     "weights": "copies the weights",

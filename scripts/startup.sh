@@ -18,7 +18,8 @@
 #   engine-health-path and optionally engine-script (run in place of the image's entry point),
 #   engine-phases (NAME, a tab and a regular expression a line: the words with which the engine says
 #   that a phase of its start begins), compile-cache (the folder, in its cache, of what it compiles
-#   for itself), weights-bucket (copied to the disk first) and hugging-face-token-secret; secrets by the full name of a version.
+#   for itself), compile-cache-bucket (where that outlives the machine), weights-bucket (copied to
+#   the disk first) and hugging-face-token-secret; secrets by the full name of a version.
 #   To prepare a disk: prepare-disk (anything), cloudflared-image, engine-image and optionally
 #   weights-bucket. The phase disk-prepared ends the work.
 #
@@ -97,6 +98,59 @@ mv ".$1" "$1"
 # Nobody waits for it, and nobody minds where it is not allowed: the lines above are in the log.
 publish 9>../phases-lock >/dev/null 2>&1 &
 REPORT
+}
+
+# A file of its own, too: the engine's unit drops what it did not start with, and keeps what it
+# compiled, when this script has long ended. In the bucket it lies under what it was compiled by: the
+# image, the engine's arguments and environment, and the GPU with its driver. gzip's checksum tells
+# whether all of it arrived.
+prepare_compile_cache() {
+  cat >"$RUN/compile-cache" <<'CACHE'
+set -euo pipefail
+cd "${2:-/run/llm-endpoint/llm-endpoint-engine}"
+[[ -e compile-cache && -e compile-cache-bucket ]] || exit 0
+folder=/var/lib/llm-endpoint/cache/$(<compile-cache) bucket=$(<compile-cache-bucket)
+[[ $bucket =~ ^[a-z0-9][a-z0-9._-]*$ ]] || exit 0
+name=$({
+  cat image env ../gpu
+  grep --invert-match --regexp='^--fingerprint-value=' args # which changes with everything
+} | sha256sum | cut --characters=1-16).tar.gz
+archive=/run/llm-endpoint/compile-cache.tar.gz
+
+# ask METHOD PATH CURL-OPTION...: as the machine itself; prints the HTTP status.
+ask() {
+  local method=$1 path=$2
+  shift 2
+  curl --silent --fail --max-time 10 --header 'Metadata-Flavor: Google' \
+    http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/token |
+    sed --quiet 's/.*"access_token" *: *"\([^"]*\)".*/Authorization: Bearer \1/p' |
+    curl --silent --request "$method" --header @- --output "$archive.answer" \
+      --write-out '%{http_code}' --connect-timeout 5 --max-time 120 "$@" \
+      "https://storage.googleapis.com/$path" || true
+}
+
+case $1 in
+  restore)
+    [[ ! -d $folder && $(ask GET "$bucket/$name") == 200 ]] || exit 0
+    mkdir --parents "$folder.part"
+    if tar --extract --gzip --file="$archive.answer" --directory="$folder.part" 2>/dev/null; then
+      mv "$folder.part" "$folder"
+    else
+      rm --recursive --force "$folder.part"
+      ask DELETE "storage/v1/b/$bucket/o/$name" >/dev/null
+      echo "llm-endpoint compile cache: gs://$bucket/$name was damaged and is removed"
+    fi
+    ;;
+  keep) # unless another machine was sooner
+    [[ -d $folder ]] || exit 0
+    tar --create --gzip --file="$archive" --directory="$folder" .
+    ask POST "upload/storage/v1/b/$bucket/o?uploadType=media&name=$name&ifGenerationMatch=0" \
+      --header 'Content-Type: application/gzip' --data-binary "@$archive" >/dev/null
+    ;;
+  drop) ask DELETE "storage/v1/b/$bucket/o/$name" >/dev/null ;;
+esac
+rm --force "$archive" "$archive.answer"
+CACHE
 }
 
 # What the machine did before this script, once a boot.
@@ -410,6 +464,7 @@ prepare_engine() {
   option weights-bucket "$new/weights-bucket"
   option engine-phases "$new/phases"
   option compile-cache "$new/compile-cache"
+  option compile-cache-bucket "$new/compile-cache-bucket"
   [[ ! -e $new/compile-cache || $(<"$new/compile-cache") =~ ^[a-z][a-z_/]*$ ]] ||
     die "instance metadata 'compile-cache' is '$(<"$new/compile-cache")': expected a folder's name"
   attribute engine-env "$new/env"
@@ -461,6 +516,7 @@ if [[ -e compile-cache ]]; then
   cache=/var/lib/llm-endpoint/cache
   if [[ -e $cache/starting && -d $cache/$(<compile-cache) ]]; then
     rm --recursive "${cache:?}/$(<compile-cache)"
+    bash /run/llm-endpoint/compile-cache drop
     echo "llm-endpoint compile cache: removed, as the engine did not start with it; it compiles anew"
   fi
   touch "$cache/starting"
@@ -535,6 +591,8 @@ done
 [[ $phase == engine-ready ]] || enter engine-ready "${EPOCHREALTIME/./}"
 report engine-ready "$start" "${EPOCHREALTIME/./}" ok
 rm --force /var/lib/llm-endpoint/cache/starting
+# Nobody waits for it, and a failure costs the next machine a minute.
+bash /run/llm-endpoint/compile-cache keep >/dev/null 2>&1 &
 READY
   cat >"$new/stop" <<'STOP'
 set -euo pipefail
@@ -670,9 +728,17 @@ tunnel() {
   phase tunnel-start service cloudflared
 }
 
+# What was compiled before is known by the GPU, among others.
+gpu_and_compile_cache() {
+  local new=$RUN/llm-endpoint-engine.new
+  phase gpu gpu
+  [[ ! -e $new/compile-cache-bucket ]] ||
+    phase compile-cache bash "$RUN/compile-cache" restore "$new" || true # it is compiled anew
+}
+
 engine() {
   local new=$RUN/llm-endpoint-engine.new jobs=()
-  phase gpu gpu &
+  gpu_and_compile_cache &
   jobs+=($!)
   phase engine-image pull_image engine-image "$(<"$new/image")" &
   jobs+=($!)
@@ -734,6 +800,7 @@ prune() {
 main() {
   local pids=() outcome=0
   prepare_report
+  prepare_compile_cache
   report_boot
   phase prepare prepare
   if [[ -e $RUN/prepare-disk ]]; then

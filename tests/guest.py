@@ -42,6 +42,8 @@ class Cloud:
         self.images = {ENGINE, CLOUDFLARED, PYTHON}
         self.objects: dict[str, bytes] = {}
         """Of the one bucket, `weights`."""
+        self.cache: dict[str, bytes] = {}
+        """Objects of the bucket `cache`, which machines may write to."""
         self.listed_as: dict[str, bytes] = {}
         """Objects that arrive otherwise than the storage lists them, and what it lists."""
         self.refusals: dict[str, list[int]] = {}
@@ -59,6 +61,10 @@ class Cloud:
             status = self.refusals[host].pop(0)
             error = {"error": {"message": "Permission denied"}, "errors": [{"code": "DENIED"}]}
             return web.Response(status=status, text=json.dumps(error, indent=2))
+        if request.path == "/upload/storage/v1/b/cache/o":
+            assert request.query["ifGenerationMatch"] == "0"
+            self.cache.setdefault(request.query["name"], await request.read())
+            return web.Response(text="{}")
         if request.method == "PUT":
             if self.forbid_guest_attributes:
                 return web.Response(status=403)
@@ -73,6 +79,12 @@ class Cloud:
     def _storage(self, request: web.BaseRequest) -> web.Response:
         if request.headers.get("Authorization") != f"Bearer {ACCESS_TOKEN}":
             return web.Response(status=401)
+        if request.method == "DELETE":
+            self.cache.pop(request.path.rpartition("/")[2], None)
+            return web.Response(status=204)
+        if request.path.startswith("/cache/"):
+            kept = self.cache.get(request.path.removeprefix("/cache/"))
+            return web.Response(status=404) if kept is None else web.Response(body=kept)
         if request.path == "/storage/v1/b/weights/o":
             start = int(request.query.get("pageToken") or 0)
             names = sorted(self.objects)[start : start + PAGE]

@@ -56,13 +56,18 @@ def console(session: Session, machine: str) -> str:
 
 def pulled(session: Session, machine: str) -> list[str]:
     """The images that the machine has pulled, by its own timeline."""
-    timeline = Path(session.world, "machines", machine, "timeline.jsonl").read_text()
-    return [line for line in timeline.splitlines() if '"pull ' in line]
+    return [line for line in timeline(session, machine).splitlines() if '"pull ' in line]
+
+
+def timeline(session: Session, machine: str) -> str:
+    """What its stand-ins took time for."""
+    return Path(session.world, "machines", machine, "timeline.jsonl").read_text()
 
 
 def test_a_machine_boots_with_nothing_to_fetch(session: Session) -> None:
     """A machine without a GPU has fetched it all; of that machine and its disk nothing is left."""
-    endpoint = up(session, bootImage="prepared-with-weights", model="Qwen/Qwen3-0.6B")
+    prepared = {"bootImage": "prepared-with-weights", "compileCache": "bucket"}
+    endpoint = up(session, model="Qwen/Qwen3-0.6B", **prepared)
 
     (image,) = rows(endpoint, IMAGE)
     (machine,) = rows(endpoint, INSTANCE)
@@ -84,8 +89,8 @@ def test_a_second_up_changes_nothing(session: Session) -> None:
         assert run.changed == 0, run.stdout
 
 
-def test_a_machine_after_a_preemption_fetches_nothing_either(session: Session) -> None:
-    """The group makes it from the same image."""
+def test_a_machine_after_a_preemption_neither_fetches_nor_compiles(session: Session) -> None:
+    """The group makes it from the same image; what its engine compiled before it takes over."""
     endpoint = checks.Endpoint(session, STACK)
     (before,) = rows(endpoint, INSTANCE)
     booted = "startup-script exit status 0"
@@ -95,6 +100,7 @@ def test_a_machine_after_a_preemption_fetches_nothing_either(session: Session) -
     wait_until(lambda: console(session, before["name"]).count(booted) > seen, 90)
 
     assert pulled(session, before["name"]) == []
+    wait_until(lambda: "torch.compile, cached" in timeline(session, before["name"]), 60)
 
 
 def test_another_engine_version_makes_another_image(session: Session) -> None:

@@ -733,3 +733,18 @@ def test_an_image_of_ones_own_is_what_machines_boot_from(deploy: Deploy) -> None
     keys = {"llm-endpoint:bootImage": "prepared", "llm-endpoint:preparedFrom": own}
     found = [it for it in deploy("dev", keys).of("Command") if it.name.endswith("-boot-disk")]
     assert [it.inputs["environment"]["BASE_IMAGE"] for it in found] == [own]
+
+
+def test_a_kept_compile_cache_is_the_machines_own(deploy: Deploy) -> None:
+    """What is in it is run: the machines alone may write there, and cannot write to the weights."""
+    deployment = deploy("dev", {"llm-endpoint:compileCache": "bucket"})
+    grants = [it for it in deployment.of("BucketIAMMember") if "compile-cache" in it.name]
+    machine = deployment.one("RegionInstanceTemplate").inputs["serviceAccount"]["email"]
+
+    assert [it.inputs["role"] for it in grants] == ["roles/storage.objectUser"]
+    assert [it.inputs["member"] for it in grants] == [f"serviceAccount:{machine}"]
+    assert metadata(deployment)["compile-cache-bucket"]
+    assert "compile-cache-bucket" not in metadata(deploy("dev"))
+    others = [it for it in deployment.of("BucketIAMMember") if it not in grants]
+    written = [it.inputs["member"] for it in others if it.inputs["role"].endswith("objectUser")]
+    assert f"serviceAccount:{machine}" not in written

@@ -221,6 +221,16 @@ wrong(
     "empty, unless bootImage is prepared",
     set_to("bootImage", "prepared"),
 )
+wrong(
+    "nothing to keep",
+    {
+        "llm-endpoint:compileCache": "bucket",
+        "llm-endpoint:engine": "ollama",
+        "llm-endpoint:model": "qwen3:8b",
+    },
+    "disk with ollama",
+    set_to("compileCache", "disk"),
+)
 wrong("other platform", {"llm-endpoint:platform": "tpu"}, "vm", set_to("platform", "vm"))
 wrong(
     "model without organisation",

@@ -1,5 +1,6 @@
 """scripts/startup.sh, run by a booting machine as it is; the containers alone are fakes."""
 
+import base64
 import hashlib
 import re
 from collections.abc import Iterator
@@ -462,6 +463,50 @@ def test_a_damaged_compile_cache_is_no_crash_loop(guest: Guest) -> None:
     assert guest.console.count("pickle data was truncated") == 1
     assert guest.console.count("llm-endpoint compile cache: removed") == 1
     assert guest.sh(f"cat {CACHE}/1a2b/artifact") == "compiled"
+
+
+def booted_anew(guest: Guest, forget: str = CACHE) -> str:
+    """What a machine says that comes after this one, and has nothing of what that compiled."""
+    before = guest.console
+    guest.sh(f"rm -r {forget}")
+    guest.run(guest.machine.reboot())
+    guest.until(READY, before.count(READY) + 1)
+    return guest.console[len(before) :]
+
+
+def test_a_compile_cache_outlives_its_machine(guest: Guest) -> None:
+    """The next one starts with it; a damaged one is said in one line, and never met again."""
+    guest.cloud.metadata["engine-args"] = "Qwen/Qwen3-4B\n--compile\n--serve"
+    guest.cloud.metadata["compile-cache"] = "vllm/torch_compile_cache"
+    guest.cloud.metadata["compile-cache-bucket"] = "cache"
+    up(guest.boot())
+    guest.wait_for(lambda: bool(guest.cloud.cache), "upload")
+    guest.cloud.metadata["engine-args"] += "\n--fingerprint-value=another"
+
+    assert "]: compiled before" in booted_anew(guest)
+
+    ((name, whole),) = guest.cloud.cache.items()
+    guest.cloud.cache[name] = whole[: len(whole) // 2]
+    said = booted_anew(guest)
+    assert said.count(f"llm-endpoint compile cache: gs://cache/{name} was damaged") == 1
+    assert "]: compiling" in said
+    guest.wait_for(lambda: len(guest.cloud.cache.get(name, b"")) > len(whole) // 2, "upload")
+
+    # Whole as it arrives, and yet the engine dies of it.
+    file = f"{CACHE}/1a2b/artifact"
+    guest.sh(f"echo damaged >{file}; tar -czf /var/tmp/kept -C {CACHE} .")
+    guest.cloud.cache[name] = base64.b64decode(guest.sh("base64 -w0 /var/tmp/kept"))
+    said = booted_anew(guest)
+    assert said.count("llm-endpoint compile cache: removed") == 1
+    assert "]: compiling" in said
+    guest.wait_for(lambda: name in guest.cloud.cache, "upload")
+    assert "]: compiled before" in booted_anew(guest)
+
+    # What was compiled for other flags is another one's.
+    guest.cloud.metadata["engine-args"] += "\n--say=hello"
+    assert "]: compiling" in booted_anew(guest)
+    guest.wait_for(lambda: len(guest.cloud.cache) == 2, "upload")
+    assert not [it for it in leaks(guest) if it not in VAULTS]
 
 
 MODEL = {"config.json": b"{}", "model-00001.safetensors": b"weights " * 64}

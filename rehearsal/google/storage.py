@@ -214,6 +214,9 @@ class Storage:
             raise CloudError(400, "Required", "required")
         permissions = ["storage.objects.create"]
         if buckets.get(self._world, bucket, name):
+            if request.query.get("ifGenerationMatch") == "0":
+                message = "At least one of the pre-conditions you specified did not hold."
+                raise CloudError(412, message, "conditionNotMet")
             permissions.append("storage.objects.delete")
         self._bucket(request, bucket, *permissions)
         header = "Content-Type" if kind == "media" else "X-Upload-Content-Type"
