@@ -252,8 +252,8 @@ def _besides(settings: "Settings") -> Iterator[str]:
         )
     if settings.platform == "vm" and settings.prepared != "nothing":
         yield (
-            "the prepared boot image, billed by its compressed size, and minutes of the machine that"
-            " makes it (cents)"
+            "the prepared boot image, billed by its compressed size, and minutes of the machine"
+            " that makes it (cents)"
         )
     if settings.platform == "vm" and settings.compile_cache == "bucket":
         yield "what vLLM compiled, in its bucket (cents)"

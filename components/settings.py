@@ -450,7 +450,7 @@ class Settings(BaseModel):
         chosen, known = engine_named(self.engine), models().get(self.model)
         return downtime(
             self.shutdown_timeout_s,
-            chosen.IMAGE_GIB,
+            chosen.IMAGE_GIB if self.prepared == "nothing" else 0.0,
             chosen.START_S,
             self.weights,
             known.weights if known else None,

@@ -97,9 +97,6 @@ FIGURES: dict[str, Figure] = {
     "first answer": Figure(
         1, "U: the tunnel connects; the first request may take longer (vLLM#19824 has 30 and more)"
     ),
-    "torch.compile, cached": Figure(
-        10, "U: with what was compiled before on the disk: it is loaded, and traced again in part"
-    ),
     # Ollama, whose weights are downloaded and loaded at the same pace
     "Ollama start": Figure(5, "U: until it has found its GPUs and listens"),
     "token on the CPU": Figure(

@@ -217,7 +217,7 @@ wrong(
 )
 wrong(
     "base of nothing",
-    {"llm-endpoint:preparedFrom": "projects/a/global/images/b"},
+    {"llm-endpoint:preparedFrom": "projects/a/global/images/base"},
     "empty, unless bootImage is prepared",
     set_to("bootImage", "prepared"),
 )

@@ -17,6 +17,7 @@ Row = Mapping[str, Any]
 
 GROUP = "gcp:compute/regionInstanceGroupManager:RegionInstanceGroupManager"
 TEMPLATE = "gcp:compute/regionInstanceTemplate:RegionInstanceTemplate"
+IMAGE = "gcp:compute/image:Image"
 HEALTH_CHECK = "gcp:compute/healthCheck:HealthCheck"
 FIREWALL = "gcp:compute/firewall:Firewall"
 NAT = "gcp:compute/routerNat:RouterNat"
@@ -72,6 +73,7 @@ NOUNS = (
     Noun("machine", "", MACHINES, "instances"),
     Noun("disk", "", DISKS, "disks"),
     Noun("instance template", TEMPLATE, "instanceTemplates", "instance-templates"),
+    Noun("boot image", IMAGE, "images", "images", globally=True),
     Noun("health check", HEALTH_CHECK, "healthChecks", "health-checks"),
     Noun("firewall rule", FIREWALL, "firewalls", "firewall-rules", globally=True),
     Noun("address", "", ADDRESSES, "addresses"),
