@@ -548,7 +548,7 @@ def test_a_prepared_disk_leaves_nothing_to_fetch(guest: Guest) -> None:
 
     assert booted(guest) == []
 
-    assert not [it for it in guest.cloud.requests if "/manifests/" in it or "/weights/" in it]
+    assert not [it for it in guest.cloud.requests if "/manifests/" in it or "com/weights/" in it]
     (found,) = (it["weights"] for it in guest.containers() if it["weights"])
     assert found == sorted(MODEL)
     assert ACCESS_TOKEN not in guest.sh("grep -rl ya29 /var /etc 2>/dev/null")
