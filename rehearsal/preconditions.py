@@ -120,9 +120,18 @@ def way_out(said: str) -> str:
 def _boot_nothing(folder: str) -> None:
     """What the keeper does for every machine, with /bin/true for init. OSError where refused."""
     guest: keeper.Guest = {
-        **{"folder": folder, "name": "probe", "internal_ip": "10.0.0.2", "ca": "/dev/null"},
-        **{"hosts": {}, "commands": {}, "binds": [], "world": "/nonexistent"},
-        **{"python": "/bin/true", "init": "", "uptime_s": 0.0},
+        "folder": folder,
+        "disk": "",
+        "name": "probe",
+        "internal_ip": "10.0.0.2",
+        "ca": "/dev/null",
+        "hosts": {},
+        "commands": {},
+        "binds": [],
+        "world": "/nonexistent",
+        "python": "/bin/true",
+        "init": "",
+        "uptime_s": 0.0,
     }
     keeper.enter_namespaces()
     keeper.bring_up_network([keeper.METADATA_ADDRESS])

@@ -127,6 +127,15 @@ class Scene:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    def damage(self, module: str, pattern: str) -> None:
+        """Cut off the files of a container, named from its root. RehearsalError for none."""
+        roots = [Path(f"/proc/{pid}/root") for pid in self.processes(module)]
+        found = [path for root in roots for path in root.glob(pattern)]
+        if not found:
+            raise RehearsalError(f"no container of {module} has {pattern}")
+        for path in found:
+            os.truncate(path, 8)
+
     def idle(self) -> list[str]:
         """The faults of `set` that have not happened once."""
         return [name for name in self._set if not self.faults.struck(name)]

@@ -423,12 +423,6 @@ def befall(machine: Machine, gpu: Gpu) -> None:
             kind="torch.OutOfMemoryError",
             engine=True,
         )
-    if machine.faults.strikes("compile-cache-corrupt"):
-        raise StartError(
-            "pickle data was truncated (/root/.cache/vllm/torch_compile_cache)",
-            kind="_pickle.UnpicklingError",
-            engine=True,
-        )
 
 
 def take(machine: Machine, name: str, life: float) -> float:

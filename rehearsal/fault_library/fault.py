@@ -66,3 +66,8 @@ def edits(type: str, change: Mapping[str, object], **which: str) -> Step:
 def kills(module: str) -> Step:
     """A container's process ends at once."""
     return lambda scene: scene.kill(module)
+
+
+def damages(module: str, pattern: str) -> Step:
+    """Files that a container has are cut off."""
+    return lambda scene: scene.damage(module, pattern)

@@ -1,9 +1,12 @@
 """What goes wrong on a machine."""
 
-from rehearsal.fault_library.fault import NOT_READY, Fault, kills, sets
+from rehearsal.fault_library.fault import NOT_READY, Fault, damages, kills, sets
 
 SYSTEMD = "https://www.freedesktop.org/software/systemd/man/latest/systemd.service.html#Restart="
 VLLM = "vllm-project/vllm 0.33, vllm/v1/engine/core.py and its issues"
+
+ENGINE = "rehearsal.containers.vllm"
+COMPILED = "root/.cache/vllm/torch_compile_cache/**/artifact"
 
 PHASES = (
     "prepare",
@@ -90,7 +93,7 @@ FAULTS = (
         life="The kernel kills the engine's container.",
         source="https://docs.docker.com/engine/containers/resource_constraints/",
         when="serving",
-        begin=(kills("rehearsal.containers.vllm"),),
+        begin=(kills(ENGINE),),
     ),
     Fault(
         name="cloudflared-killed",
@@ -117,11 +120,10 @@ FAULTS = (
     ),
     Fault(
         name="cache-corrupt",
-        life="The cache of compiled kernels cannot be read.",
-        source=VLLM,
-        when="update",
-        begin=(sets("compile-cache-corrupt"),),
-        says=NOT_READY,
+        life="What vLLM has compiled is cut off on the disk, and the engine starts again.",
+        source="https://github.com/vllm-project/vllm/issues/31199 and 24915: it dies of that",
+        when="serving",
+        begin=(damages(ENGINE, COMPILED), kills(ENGINE)),
     ),
     *REBOOTS,
 )
