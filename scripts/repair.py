@@ -35,6 +35,7 @@ IDS = {
     "gcp:cloudrunv2/service:Service": "projects/{project}/locations/{location}/services/{name}",
     "gcp:compute/firewall:Firewall": "projects/{project}/global/firewalls/{name}",
     "gcp:compute/healthCheck:HealthCheck": "projects/{project}/global/healthChecks/{name}",
+    "gcp:compute/image:Image": "projects/{project}/global/images/{name}",
     "gcp:compute/network:Network": "projects/{project}/global/networks/{name}",
     "gcp:compute/regionInstanceGroupManager:RegionInstanceGroupManager": (
         "projects/{project}/regions/{region}/instanceGroupManagers/{name}"
@@ -45,6 +46,7 @@ IDS = {
     "gcp:compute/router:Router": "projects/{project}/regions/{region}/routers/{name}",
     "gcp:compute/routerNat:RouterNat": "{project}/{region}/{router}/{name}",
     "gcp:compute/subnetwork:Subnetwork": "projects/{project}/regions/{region}/subnetworks/{name}",
+    "gcp:projects/iAMMember:IAMMember": "{project}/{role}/{member}",
     "gcp:secretmanager/secret:Secret": "projects/{project}/secrets/{secretId}",
     "gcp:serviceaccount/account:Account": (
         "projects/{project}/serviceAccounts/{accountId}@{project}.iam.gserviceaccount.com"
@@ -73,13 +75,15 @@ LISTS = {
 SHOWN_ONCE = frozenset({"cloudflare:index/zeroTrustAccessServiceToken:ZeroTrustAccessServiceToken"})
 """What is of no use without the secret that was shown when it was made: it goes, and comes anew."""
 
+READ_BY_INPUTS = frozenset({"gcp:projects/iAMMember:IAMMember"})
+"""What the plugin looks for by what it is to be; an id alone means something else to it."""
+
 MADE_AGAIN = frozenset(
     {
         "cloudflare:index/zeroTrustTunnelCloudflaredConfig:ZeroTrustTunnelCloudflaredConfig",
         "command:local:Command",
         "gcp:artifactregistry/repositoryIamMember:RepositoryIamMember",
         "gcp:cloudrunv2/jobIamMember:JobIamMember",
-        "gcp:projects/iAMMember:IAMMember",
         "gcp:projects/service:Service",
         "gcp:secretmanager/secretIamMember:SecretIamMember",
         "gcp:secretmanager/secretVersion:SecretVersion",
@@ -100,6 +104,11 @@ class Found:
     """Under which it may exist; none where nothing of it matters."""
     keep: bool
     """Whether it is taken into the state as it is; else to be deleted."""
+
+    @property
+    def by_inputs(self) -> bool:
+        """Whether Pulumi is to look for it by its inputs."""
+        return self.resource["type"] in READ_BY_INPUTS
 
     @property
     def name(self) -> str:
@@ -142,7 +151,8 @@ def repaired(state: Resource, found: Sequence[Found]) -> Resource:
     for each in found:
         for id in each.ids:
             gone = {} if each.keep and each.resource["urn"] not in there else {"delete": True}
-            resources.append(each.resource | {"id": id} | gone)
+            seen = {"outputs": each.resource["inputs"]} if each.by_inputs else {}
+            resources.append(each.resource | {"id": id} | seen | gone)
     return state | {"deployment": deployment | {"resources": resources, "pending_operations": []}}
 
 

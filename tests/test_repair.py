@@ -22,6 +22,7 @@ from tests.conftest import ROOT
 STACK = "urn:pulumi:dev::llm-endpoint::llm-endpoint:index:Tunnel"
 TOKEN = "cloudflare:index/zeroTrustAccessServiceToken:ZeroTrustAccessServiceToken"
 TUNNEL = "cloudflare:index/zeroTrustTunnelCloudflared:ZeroTrustTunnelCloudflared"
+ROLE = "gcp:projects/iAMMember:IAMMember"
 NETWORK = "gcp:compute/network:Network"
 
 
@@ -61,6 +62,19 @@ def test_what_google_names_by_its_inputs_is_taken_into_the_state() -> None:
     assert after["deployment"]["resources"] == [{"urn": "before"}, network | {"id": id}]
     assert after["deployment"]["pending_operations"] == []
     assert len(state["deployment"]["resources"]) == 1
+
+
+def test_a_role_in_the_project_is_looked_for_as_it_outlives_its_holder() -> None:
+    """Pulumi reads it by what it is to be: to the plugin, an id alone is another form."""
+    holder = "serviceAccount:llm-dev-machine@p.iam.gserviceaccount.com"
+    role = resource(ROLE, "logs", project="p", role="roles/logging.logWriter", member=holder)
+
+    (after,) = repaired({"deployment": {}}, [find(role, frozenset(), nothing)])["deployment"][
+        "resources"
+    ]
+
+    assert after["id"] == f"p/roles/logging.logWriter/{holder}"
+    assert after["outputs"] == role["inputs"]
 
 
 def test_what_cloudflare_numbers_is_found_by_its_name() -> None:
