@@ -320,6 +320,7 @@ def write(findings: list[Finding], path: Path) -> None:
     """The findings for machines."""
     document = {
         "ok": all(it.ok for it in findings),
-        "faults": [asdict(it) | {"ok": it.ok} for it in findings],
+        # asdict() would count a counter's pairs.
+        "faults": [asdict(it) | {"watch": vars(it.watch), "ok": it.ok} for it in findings],
     }
     path.write_text(json.dumps(document, indent=2) + "\n")

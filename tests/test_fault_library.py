@@ -11,7 +11,10 @@ from rehearsal import fault_run, homes, interruptions
 from rehearsal.fault_library import FAULTS, PARTS
 from rehearsal.fault_library.fault import Fault
 from rehearsal.fault_library.machine import PHASES
+from rehearsal.fault_run import Finding
 from rehearsal.progress import Progress
+from rehearsal.watcher import Watch
+from tests import tabulate_faults
 from tests.conftest import ROOT
 
 KINDS = (
@@ -64,6 +67,23 @@ def test_the_same_seed_draws_the_same_interruptions() -> None:
     assert Counter(fault.when for fault in drawn) == {"up": 20, "destroy": 20}
     assert all(fault.act for fault in drawn)
     assert {fault.repair for fault in drawn} == {(), (interruptions.REPAIR,)}
+
+
+def test_the_report_and_the_tables_made_of_it_tell_what_was_found(tmp_path: Path) -> None:
+    """Every fault with its source, what the user saw, and how often a stranger was refused."""
+    watch = Watch(Counter({"public name": 30}), Counter({"public name 401": 30}), [], 15, 1.5, 0.2)
+    findings = [Finding(name, "QUOTA | 0", 2.4, True, watch=watch) for name in FAULTS]
+
+    fault_run.write(findings, tmp_path / "faults.json")
+    found = tabulate_faults.read(str(tmp_path / "faults.json"))
+
+    assert found["quota-exceeded"]["watch"]["tried"] == {"public name": 30}
+    assert f"tried {30 * len(FAULTS)} times, each door every 100 ms; 0 got in" in (
+        tabulate_faults.summary(found)
+    )
+    (row,) = [it for it in tabulate_faults.library(found) if it.startswith("| quota-exceeded |")]
+    assert FAULTS["quota-exceeded"].source in row
+    assert row.endswith(r"| QUOTA \| 0 | 2 | yes | nothing |")
 
 
 @pytest.mark.rehearsal
