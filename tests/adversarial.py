@@ -123,7 +123,11 @@ PLAIN: Mapping[str, tuple[str, ...]] = {
     "llm-endpoint:maxInstances": ("1", "100"),
     "llm-endpoint:zonalRedundancy": ("true", "false"),
     "llm-endpoint:replicas": ("1", "2", "22"),
+    "llm-endpoint:compileCache": ("disk", "bucket"),
+    "llm-endpoint:preparedFrom": ("", "projects/p/global/images/family/c"),
     "llm-endpoint:bootImage": (
+        "prepared",
+        "prepared-with-weights",
         "projects/a.com:b/global/images/family/c",
         "projects/p/global/images/i",
     ),

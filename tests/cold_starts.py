@@ -4,6 +4,7 @@ The seconds are those of rehearsal/figures.py, which the rehearsal lets pass; wh
 in which order, is read off the program itself.
 """
 
+import asyncio
 from collections.abc import Iterator
 from functools import cache
 from typing import Literal, NamedTuple
@@ -188,6 +189,7 @@ def _made(
     platform: Platform, weights: str, config: tuple[tuple[str, str], ...]
 ) -> tuple[dict[str, float], dict[str, set[str]]]:
     stack = "dev" if platform == "vm" else "cloud-run"
+    asyncio.set_event_loop(asyncio.new_event_loop())  # Pulumi's SDK wants one
     keys = {"weights": weights, **dict(config)}
     deployment = deploy(stack, {f"llm-endpoint:{key}": value for key, value in keys.items()})
     return creation.seconds(deployment), creation.needs(deployment)

@@ -78,8 +78,13 @@ class Surroundings:
         """Serve a guest its metadata and the internet, until what is returned is closed."""
         loop = asyncio.get_running_loop()
         answers = web.Server(befallen(self.world.faults, "metadata", metadata), access_log=None)
-        return [
-            await loop.create_server(answers, sock=await machine.listen(*METADATA)),
-            await self.serve_https(await machine.listen(*INTERNET), id),
-            await self.accept_tunnels(await machine.listen(*EDGE)),
-        ]
+        servers: list[Server] = []
+        try:
+            servers.append(await loop.create_server(answers, sock=await machine.listen(*METADATA)))
+            servers.append(await self.serve_https(await machine.listen(*INTERNET), id))
+            servers.append(await self.accept_tunnels(await machine.listen(*EDGE)))
+        except BaseException:  # the guest goes already: nobody else knows of them
+            for server in servers:
+                server.close()
+            raise
+        return servers

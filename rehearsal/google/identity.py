@@ -77,6 +77,7 @@ MANAGE_MACHINES = (
     | {
         *("compute.disks.use", "compute.healthChecks.useReadOnly"),
         *("compute.images.getFromFamily", "compute.images.useReadOnly"),
+        *("compute.images.setLabels", "compute.disks.useReadOnly"),
         *("compute.instanceTemplates.useReadOnly", "compute.instances.setMetadata"),
         *("compute.instances.getGuestAttributes", "compute.instances.getSerialPortOutput"),
         *("compute.disks.setLabels", "compute.instances.setDiskAutoDelete"),

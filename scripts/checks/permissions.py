@@ -18,7 +18,8 @@ class Row(NamedTuple):
     type: str
     """Type token; empty for what a script does."""
     when: str
-    """The platform or the kind of weights with which a stack has it; empty for every stack."""
+    """The platform or the kind of weights with which a stack has it, `prepared` where it makes its
+    own boot image, or empty for every stack."""
     role: str
     """The narrowest of Google's roles that has them
     (cloud.google.com/iam/docs/roles-permissions)."""
@@ -36,7 +37,8 @@ def rows() -> tuple[Row, ...]:
 
 
 def _of(settings: Settings) -> list[Row]:
-    kinds = ("", settings.platform, settings.weights)
+    prepared = settings.platform == "vm" and settings.prepared != "nothing"
+    kinds = ("", settings.platform, settings.weights, *(("prepared",) if prepared else ()))
     return [row for row in rows() if row.when in kinds]
 
 
