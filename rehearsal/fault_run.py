@@ -21,12 +21,14 @@ from rehearsal.progress import Progress
 from rehearsal.scene import IMPATIENCE_MIN, LIMIT_S, PATIENCE_MIN, Scene
 from rehearsal.watcher import Watch, Watcher
 
-WORLDS = 2
-"""Worlds at a time: as many as continuous integration has cores."""
+WORLDS = 3
+"""Worlds at a time: one more than continuous integration has cores, as each waits now and then."""
 SILENCE_S = 30.0
 """Real seconds for which the CLI may print nothing."""
 TRACEBACKS = ("Traceback (most recent call last)", "a fault of the rehearsal, see its daemon.log")
 NOTHING = r"(?!)"
+ONLY_THE_ANSWER = re.compile(r"was not ready after|gets no machine")
+"""How `up` ends when all is there that it creates, and nobody answers."""
 ASKS_AGAIN = "`pulumi up` asks again"
 ASKED_AGAIN = 3
 WORDS = 96
@@ -170,7 +172,7 @@ class FaultRun:
         finding.known_s = attempt.seconds
         self._look(finding, attempt)
         finding.saw = told(attempt, fault.says)
-        self._all_there = "was not ready after" in attempt.text
+        self._all_there = bool(ONLY_THE_ANSWER.search(attempt.text))
         self._expect(fault, finding, attempt.ok, attempt.text)
 
     def _expect(self, fault: Fault, finding: Finding, ok: bool, text: str) -> None:

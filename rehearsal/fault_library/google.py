@@ -57,7 +57,7 @@ FAULTS = (
         source="https://docs.cloud.google.com/compute/docs/regions-zones#available",
         when="up",
         begin=(sets("machine-type-withdrawn"),),
-        says=NOT_READY,
+        says=r"RESOURCE_NOT_FOUND",
     ),
     Fault(
         name="preempted-while-booting",

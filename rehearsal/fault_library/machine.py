@@ -14,7 +14,6 @@ PHASES = (
     "tunnel-image",
     "gpu",
     "engine-image",
-    "hugging-face-token",
     "tunnel-start",
     "engine-start",
     "engine-ready",
@@ -22,16 +21,38 @@ PHASES = (
 )
 """The startup script's, that a machine of the stack goes through."""
 
+MORE_PHASES = {
+    "hugging-face-token": {"weights": "hub"},
+    "compile-cache": {"compileCache": "bucket"},
+    "weights": {"bootImage": "prepared-with-weights"},
+    "disk-prepared": {"bootImage": "prepared"},
+}
+"""Those that other machines go through, and the configuration that makes such ones."""
+
+RESTARTS = (
+    "https://docs.cloud.google.com/compute/docs/instances/host-maintenance-overview:"
+    " a machine may restart at any time"
+)
+
 REBOOTS = tuple(
     Fault(
         name=f"reboot-at-{phase}",
         life=f"A new machine reboots when its startup script has just done {phase}.",
-        source="https://docs.cloud.google.com/compute/docs/instances/host-maintenance-overview:"
-        " a machine may restart at any time",
+        source=RESTARTS,
         when="serving",
         begin=(sets(f"reboot-at-{phase}:1", "preemption:1"),),
     )
     for phase in PHASES
+) + tuple(
+    Fault(
+        name=f"reboot-at-{phase}",
+        life=f"The first machine reboots when its startup script has just done {phase}.",
+        source=RESTARTS,
+        when="up",
+        config=config,
+        begin=(sets(f"reboot-at-{phase}:1"),),
+    )
+    for phase, config in MORE_PHASES.items()
 )
 
 FAULTS = (
