@@ -9,6 +9,8 @@ class Domain(NamedTuple):
     """What every resource of a stack on Cloudflare has in common."""
 
     account_id: pulumi.Input[str]
+    api_token: pulumi.Input[str]
+    """Of whoever deploys, for what only scripts can do there. Must be marked secret."""
     zone_id: str
     team_name: str
     """Of the account's Zero Trust organisation."""

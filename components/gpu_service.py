@@ -9,6 +9,7 @@ from components.hardware import CONNECTOR
 from components.instance_group import InstanceGroup, InstanceGroupArgs
 from components.machine_template import MachineTemplate, MachineTemplateArgs
 from components.ordering import after
+from components.origin import Origin
 from components.revision import revision
 from components.serving import ServiceArgs, ServingArgs
 
@@ -26,10 +27,8 @@ class GpuServiceArgs(ServingArgs, ServiceArgs):
 class GpuService(pulumi.ComponentResource):
     """A Cloud Run service that only this project's own networks reach, and its connector."""
 
-    origin: pulumi.Output[str]
-    """The engine, as cloudflared reaches it."""
-    origin_host: pulumi.Output[str]
-    """The Host header without which Google's front end does not know the service."""
+    origin: Origin
+    """Google's front end knows the service by the Host header alone."""
     revision: pulumi.Output[str]
     """A digest of all that makes the service's instances."""
     group: pulumi.Output[str]
@@ -39,9 +38,10 @@ class GpuService(pulumi.ComponentResource):
         self, name: str, args: GpuServiceArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("llm-endpoint:index:GpuService", name, {}, opts)
-        place, token = args["place"], args["hugging_face_token"]
+        place, network, identity = args["place"], args["network"], args["identity"]
+        images, weights, token = args["images"], args["weights"], args["weights"].token_version
         child = pulumi.ResourceOptions(parent=self)
-        parts = (args["registry"], args["weights_location"])
+        parts = (images.url, weights.location)
 
         def container(known: pulumi.Input[str]) -> pulumi.Output[EngineContainer]:
             return pulumi.Output.all(*parts, known).apply(lambda it: args["engine"](*it))
@@ -57,11 +57,11 @@ class GpuService(pulumi.ComponentResource):
 
         volumes = pulumi.Output.all(container(""), token).apply(lambda it: cloud_run.volumes(*it))
         self.revision = revision(
-            described(""), volumes, args["gpu"], args["service_account"], args["zonal_redundancy"]
+            described(""), volumes, args["gpu"], identity.email, args["zonal_redundancy"]
         )
         service = cloudrunv2.Service(
             f"{name}-service",
-            project=after(place.project, args["staged"]),
+            project=after(place.project, weights.staged),
             location=place.region,
             # The service asks nobody who they are, so nobody outside may reach it at all: the
             # tunnel's requests carry no identity of Google's.
@@ -71,7 +71,7 @@ class GpuService(pulumi.ComponentResource):
             template={
                 "containers": [described(self.revision)],
                 "volumes": volumes,
-                "service_account": args["service_account"],
+                "service_account": identity.email,
                 "node_selector": {"accelerator": args["gpu"]},
                 "gpu_zonal_redundancy_disabled": not args["zonal_redundancy"],
                 "scaling": {
@@ -94,14 +94,14 @@ class GpuService(pulumi.ComponentResource):
                 place=place,
                 hardware=CONNECTOR,
                 boot_image=CONNECTOR.boot_image,
-                subnetwork=args["subnetwork"],
-                service_account=args["service_account"],
-                registry=args["registry"],
-                cloudflared_image=args["cloudflared_image"],
+                subnetwork=network.subnetwork,
+                service_account=identity.email,
+                registry=images.url,
+                cloudflared_image=images.image(args["cloudflared"]),
                 engine=None,
                 compile_cache=None,
                 weights="",
-                secrets={"tunnel-token": args["tunnel_token"]},
+                secrets={"tunnel-token": args["tunnel"].token_version},
             ),
             opts=child,
         )
@@ -109,10 +109,10 @@ class GpuService(pulumi.ComponentResource):
             f"{name}-connector",
             InstanceGroupArgs(
                 place=place,
-                network=args["network"],
+                network=network.name,
                 zones=[],
                 template=template.template,
-                needs=[args["way_out"]],
+                needs=[network.way_out],
                 revision=template.revision,
                 provisioning=CONNECTOR.provisioning,
                 replicas=1,
@@ -125,9 +125,9 @@ class GpuService(pulumi.ComponentResource):
             opts=child,
         )
 
-        self.origin = service.uri
-        self.origin_host = service.uri.apply(lambda uri: uri.removeprefix("https://"))
+        host = service.uri.apply(lambda uri: uri.removeprefix("https://"))
+        self.origin = Origin(service.uri, host)
         self.group = connector.group
         self.register_outputs(
-            {"origin": self.origin, "revision": self.revision, "group": self.group}
+            {"origin": service.uri, "revision": self.revision, "group": self.group}
         )

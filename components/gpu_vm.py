@@ -6,6 +6,7 @@ from components.boot_image import BootImage, BootImageArgs
 from components.compile_cache import CompileCache, CompileCacheArgs
 from components.instance_group import InstanceGroup, InstanceGroupArgs
 from components.machine_template import MachineTemplate, MachineTemplateArgs
+from components.origin import Origin
 from components.serving import MachinesArgs, ServingArgs
 
 
@@ -16,10 +17,7 @@ class GpuVmArgs(ServingArgs, MachinesArgs):
 class GpuVm(pulumi.ComponentResource):
     """GPU machines in a regional group. Each joins the tunnel when its engine answers."""
 
-    origin: pulumi.Output[str]
-    """The engine, as cloudflared reaches it."""
-    origin_host: pulumi.Output[str] | None
-    """The Host header that the origin wants, if it wants one."""
+    origin: Origin
     revision: pulumi.Output[str]
     """A digest of all that makes the engine's machine; empty under a manual rollout, where the
     machines change when their operator wants it."""
@@ -31,14 +29,16 @@ class GpuVm(pulumi.ComponentResource):
     ) -> None:
         super().__init__("llm-endpoint:index:GpuVm", name, {}, opts)
         child = pulumi.ResourceOptions(parent=self)
-        secrets = {"tunnel-token": args["tunnel_token"]}
-        if args["hugging_face_token"] is not None:
-            secrets["hugging-face-token"] = args["hugging_face_token"]
+        network, identity, weights = args["network"], args["identity"], args["weights"]
+        cloudflared_image = args["images"].image(args["cloudflared"])
+        secrets: dict[str, pulumi.Input[str]] = {"tunnel-token": args["tunnel"].token_version}
+        if weights.token_version is not None:
+            secrets["hugging-face-token"] = weights.token_version
 
         boot_image: pulumi.Input[str] = args["hardware"].boot_image
         if args["prepared"] != "nothing":
             with_weights = args["prepared"] == "weights"
-            container = pulumi.Output.all(args["registry"], args["weights_location"], "").apply(
+            container = pulumi.Output.all(args["images"].url, weights.location, "").apply(
                 lambda known: args["engine"](*known)
             )
             boot_image = BootImage(
@@ -48,20 +48,20 @@ class GpuVm(pulumi.ComponentResource):
                     base=boot_image,
                     disk_gb=args["hardware"].boot_disk_gb,
                     zones=args["zones"],
-                    subnetwork=args["subnetwork"],
-                    service_account=args["service_account"],
+                    subnetwork=network.subnetwork,
+                    service_account=identity.email,
                     engine_image=container.apply(lambda it: it.image),
-                    cloudflared_image=args["cloudflared_image"],
+                    cloudflared_image=cloudflared_image,
                     weights_bucket=container.apply(lambda it: it.weights_bucket)
                     if with_weights
                     else "",
-                    needs=[args["staged"]] if with_weights else [],
+                    needs=[weights.staged] if with_weights else [],
                 ),
                 opts=child,
             ).link
         compile_cache: pulumi.Input[str] | None = None
         if args["compile_cache"] == "bucket":
-            kept = CompileCacheArgs(place=args["place"], machines=args["machine"])
+            kept = CompileCacheArgs(place=args["place"], machines=identity.member)
             compile_cache = CompileCache(name, kept, opts=child).bucket
 
         template = MachineTemplate(
@@ -70,12 +70,12 @@ class GpuVm(pulumi.ComponentResource):
                 place=args["place"],
                 hardware=args["hardware"],
                 boot_image=boot_image,
-                subnetwork=args["subnetwork"],
-                service_account=args["service_account"],
-                registry=args["registry"],
-                cloudflared_image=args["cloudflared_image"],
+                subnetwork=network.subnetwork,
+                service_account=identity.email,
+                registry=args["images"].url,
+                cloudflared_image=cloudflared_image,
                 engine=args["engine"],
-                weights=args["weights_location"],
+                weights=weights.location,
                 compile_cache=compile_cache,
                 secrets=secrets,
             ),
@@ -85,10 +85,10 @@ class GpuVm(pulumi.ComponentResource):
             name,
             InstanceGroupArgs(
                 place=args["place"],
-                network=args["network"],
+                network=network.name,
                 zones=args["zones"],
                 template=template.template,
-                needs=[args["way_out"], args["staged"]],
+                needs=[network.way_out, weights.staged],
                 revision=template.revision,
                 provisioning=args["hardware"].provisioning,
                 replicas=args["replicas"],
@@ -101,8 +101,7 @@ class GpuVm(pulumi.ComponentResource):
             opts=child,
         )
 
-        self.origin = pulumi.Output.from_input(f"http://127.0.0.1:{args['port']}")
-        self.origin_host = None
+        self.origin = Origin(f"http://127.0.0.1:{args['port']}")
         manual = args["rollout"] == "manual"
         self.revision = pulumi.Output.from_input("") if manual else template.revision
         self.group = machines.group

@@ -70,3 +70,7 @@ class ImageRegistry(pulumi.ComponentResource):
         self.url = after(repository.registry_uri, reader)
         self.id = repository.repository_id
         self.register_outputs({"url": self.url, "id": self.id})
+
+    def image(self, name: str) -> pulumi.Output[str]:
+        """An image in full, of its name on Docker Hub, once it can be pulled."""
+        return pulumi.Output.concat(self.url, "/", name)

@@ -1,8 +1,23 @@
 """Where an operator looks and what they type: plain functions of the stack's names."""
 
+from collections.abc import Mapping
 from urllib.parse import quote
 
 import pulumi
+
+from components.settings import Settings
+
+
+def links(
+    settings: Settings, machine_name: str, group: pulumi.Input[str]
+) -> Mapping[str, pulumi.Input[str]]:
+    """By the stack output's name: what an operator pastes into a shell or a browser."""
+    project, region = settings.project, settings.region
+    return {
+        "sshCommand": ssh_command(project, region, group),
+        "logsUrl": logs_url(project, machine_name),
+        "consoleUrl": console_url(settings.platform, project, region, group),
+    }
 
 
 def ssh_command(project: str, region: str, group: pulumi.Input[str]) -> pulumi.Output[str]:

@@ -14,6 +14,9 @@ class ModelSource(NamedTuple):
     """A model as its engine names it."""
 
     weights: Literal["bucket", "image", "hub"]
+    engine: str
+    base_image: str
+    """The engine's own, as Docker Hub names it."""
     kind: Literal["hub", "ollama"]
     """Whose names for models and whose layout of files: Hugging Face's or Ollama's."""
     model: str
@@ -23,6 +26,8 @@ class ModelSource(NamedTuple):
     """Address of the Hugging Face hub, or of a mirror."""
     keep: bool
     """Whether the bucket outlives the stack, and the model's turn in it."""
+    protect: bool
+    """Whether the hub's token refuses to be deleted."""
 
     @property
     def environment(self) -> dict[str, str]:

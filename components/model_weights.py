@@ -6,6 +6,7 @@ import pulumi
 from pulumi_command import local
 from pulumi_gcp import serviceaccount
 
+from components.image_registry import ImageRegistry
 from components.model_bucket import ModelBucket
 from components.model_image import ModelImage
 from components.model_source import ModelSource
@@ -17,18 +18,11 @@ from components.stored_secret import StoredSecret
 class ModelWeightsArgs(TypedDict):
     place: Place
     source: ModelSource
-    engine: str
-    base_image: str
-    """The engine's own, as Docker Hub names it."""
     token: pulumi.Input[str] | None
     """The hub's token, for a gated or private model. Must be marked secret."""
-    registry: pulumi.Input[str]
-    """What to write before the name of an image of Docker Hub's."""
-    registry_id: pulumi.Input[str]
-    """The same repository, as its roles are granted."""
+    images: ImageRegistry
     reader: pulumi.Input[str]
     """The IAM member that serves the model."""
-    protect: bool
 
 
 class ModelWeights(pulumi.ComponentResource):
@@ -49,6 +43,7 @@ class ModelWeights(pulumi.ComponentResource):
     ) -> None:
         super().__init__("llm-endpoint:index:ModelWeights", name, {}, opts)
         place, source, token = args["place"], args["source"], args["token"]
+        images = args["images"]
         child = pulumi.ResourceOptions(parent=self)
 
         reader, stager = args["reader"], None
@@ -65,7 +60,7 @@ class ModelWeights(pulumi.ComponentResource):
         if token is not None:
             version = StoredSecret(
                 f"{name}-hugging-face-token",
-                {"place": place, "value": token, "reader": reader, "protect": args["protect"]},
+                {"place": place, "value": token, "reader": reader, "protect": source.protect},
                 opts=child,
             ).version
 
@@ -80,7 +75,7 @@ class ModelWeights(pulumi.ComponentResource):
                         "stager": stager.email,
                         "token": token,
                         "token_version": version,
-                        "registry": args["registry"],
+                        "registry": images.url,
                         "reader": args["reader"],
                     },
                     opts=child,
@@ -92,11 +87,9 @@ class ModelWeights(pulumi.ComponentResource):
                     {
                         "place": place,
                         "source": source,
-                        "engine": args["engine"],
-                        "base_image": pulumi.Output.concat(
-                            args["registry"], "/", args["base_image"]
-                        ),
-                        "base_repository": args["registry_id"],
+                        "engine": source.engine,
+                        "base_image": images.image(source.base_image),
+                        "base_repository": images.id,
                         "stager": stager.email,
                         "token": token,
                         "token_version": version,

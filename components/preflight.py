@@ -5,6 +5,7 @@ from typing import TypedDict
 import pulumi
 from pulumi_command import local
 
+from components.domain import Domain
 from components.ordering import after
 from components.settings import Settings
 
@@ -33,8 +34,7 @@ not have to wait for them."""
 
 class PreflightArgs(TypedDict):
     settings: Settings
-    api_token: pulumi.Input[str]
-    """Cloudflare's. Must be marked secret."""
+    domain: Domain
     token: pulumi.Input[str] | None
     """The Hugging Face hub's. Must be marked secret."""
 
@@ -62,7 +62,7 @@ class Preflight(pulumi.ComponentResource):
             create=".venv/bin/python -m scripts.preflight --brief",
             environment={
                 "PREFLIGHT_SETTINGS": settings.model_dump_json(include=set(CHECKED)),
-                "CLOUDFLARE_API_TOKEN": args["api_token"],
+                "CLOUDFLARE_API_TOKEN": args["domain"].api_token,
                 "HF_TOKEN": args["token"] or "",
             },
             opts=pulumi.ResourceOptions(parent=self),

@@ -9,6 +9,7 @@ import pulumi_cloudflare as cloudflare
 from components.announcement import announcement
 from components.domain import Domain
 from components.ordering import after
+from components.origin import Origin
 
 SWITCH = (
     "The platform or the engine changes: the endpoint is DOWN, wholly or in part, from now until"
@@ -22,10 +23,7 @@ class PublicHostnameArgs(TypedDict):
     platform: str
     engine: str
     tunnel_id: pulumi.Input[str]
-    origin: pulumi.Input[str]
-    """The engine, as cloudflared reaches it: `http://127.0.0.1:8000`."""
-    origin_host: pulumi.Input[str] | None
-    """The Host header that the origin wants, if not the public one."""
+    origin: Origin
     public_paths: Sequence[str]
     """Regular expressions of the paths that lead to the engine; all others answer 404."""
     access_audience: pulumi.Input[str]
@@ -53,7 +51,7 @@ class PublicHostname(pulumi.ComponentResource):
                 "team_name": domain.team_name,
                 "aud_tags": [args["access_audience"]],
             },
-            http_host_header=args["origin_host"],
+            http_host_header=args["origin"].host,
         )
 
         platform = pulumi.Output.all(args["platform"], domain.account_id)
@@ -69,7 +67,7 @@ class PublicHostname(pulumi.ComponentResource):
             },
             pulumi.ResourceOptions(parent=self),
         )
-        origin = after(args["origin"], switch)
+        origin = after(args["origin"].url, switch)
         configuration = cloudflare.ZeroTrustTunnelCloudflaredConfig(
             f"{name}-tunnel-config",
             account_id=domain.account_id,

@@ -3,22 +3,21 @@
 from typing import TypedDict
 
 import pulumi
+import pulumi_cloudflare as cloudflare
 from pulumi_command import local
 
 from components.engine import Probe
 from components.place import Place
+from components.settings import Settings
 
 
 class ReadinessArgs(TypedDict):
     hostname: pulumi.Input[str]
+    settings: Settings
     probe: pulumi.Output[Probe]
     """How the machines or instances that are meant can be told."""
-    api: str
-    """What to ask of the model: a path below /v1, such as `chat/completions`."""
-    timeout_minutes: int
-    client_id: pulumi.Input[str]
-    client_secret: pulumi.Input[str]
-    platform: str
+    caller: cloudflare.ZeroTrustAccessServiceToken
+    """Who asks."""
     place: Place
     group: pulumi.Input[str]
     """Where to look if it does not answer in time."""
@@ -31,7 +30,8 @@ class Readiness(pulumi.ComponentResource):
         self, name: str, args: ReadinessArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("llm-endpoint:index:Readiness", name, {}, opts)
-        place, probe = args["place"], args["probe"]
+        settings, place = args["settings"], args["place"]
+        probe, caller = args["probe"], args["caller"]
 
         local.Command(
             f"{name}-answer",
@@ -39,13 +39,13 @@ class Readiness(pulumi.ComponentResource):
             environment={
                 "ENDPOINT_HOSTNAME": args["hostname"],
                 "ENDPOINT_MODEL": probe.apply(lambda it: it.model),
-                "ENDPOINT_API": args["api"],
+                "ENDPOINT_API": settings.readiness_api,
                 "ENDPOINT_ANY_MACHINE": probe.apply(lambda it: str(it.any_machine).lower()),
                 "ENDPOINT_REVISION": probe.apply(lambda it: it.fingerprint),
-                "READY_TIMEOUT_MINUTES": str(args["timeout_minutes"]),
-                "CF_ACCESS_CLIENT_ID": args["client_id"],
-                "CF_ACCESS_CLIENT_SECRET": pulumi.Output.secret(args["client_secret"]),
-                "PLATFORM": args["platform"],
+                "READY_TIMEOUT_MINUTES": str(settings.ready_timeout_minutes),
+                "CF_ACCESS_CLIENT_ID": caller.client_id,
+                "CF_ACCESS_CLIENT_SECRET": pulumi.Output.secret(caller.client_secret),
+                "PLATFORM": settings.platform,
                 "GOOGLE_PROJECT": place.project,
                 "GOOGLE_REGION": place.region,
                 "INSTANCE_GROUP": args["group"],

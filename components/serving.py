@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
-import pulumi
-
 from components.engine import Containers
 from components.hardware import Hardware
-from components.ordering import Ready
+from components.image_registry import ImageRegistry
+from components.machine_identity import MachineIdentity
+from components.model_weights import ModelWeights
+from components.network import PrivateNetwork
 from components.place import Place
+from components.tunnel import Tunnel
 
 Rollout = Literal["replace", "surge", "manual"]
 CompileCache = Literal["disk", "bucket"]
@@ -16,33 +18,32 @@ Prepared = Literal["nothing", "images", "weights"]
 """What is on a disk before a machine boots from it; weights are there besides the images."""
 
 
-class ServingArgs(TypedDict):
+class SurroundingsArgs(TypedDict):
+    """What is there before anything serves: of the stack, the same on both platforms."""
+
     place: Place
-    network: pulumi.Input[str]
-    subnetwork: pulumi.Input[str]
-    way_out: Ready
-    """Machines there reach the internet."""
-    service_account: pulumi.Input[str]
-    machine: pulumi.Input[str]
-    """The same as an IAM member."""
-    registry: pulumi.Input[str]
-    """What to write before the name of an image of Docker Hub's."""
-    cloudflared_image: pulumi.Input[str]
-    """In full, pinned."""
+    network: PrivateNetwork
+    identity: MachineIdentity
+    images: ImageRegistry
+    tunnel: Tunnel
+    weights: ModelWeights
+
+
+class EngineArgs(TypedDict):
+    """What serves, and its end of the tunnel."""
+
     engine: Containers
     port: int
     health_path: str
     """Where the engine says whether it can answer."""
-    weights_location: pulumi.Input[str]
-    """Where they are, or will be; see components/engine.py."""
-    staged: Ready
-    """They are there."""
-    tunnel_token: pulumi.Input[str]
-    """Full name of the secret's version."""
-    hugging_face_token: pulumi.Input[str] | None
-    """The same, where there is one."""
     load_time_s: int
-    """Seconds that an engine gets to load the model before it counts as broken."""
+    """Seconds that it gets to load the model before it counts as broken."""
+    cloudflared: str
+    """The image of what opens the tunnel, pinned, as Docker Hub names it."""
+
+
+class ServingArgs(SurroundingsArgs, EngineArgs):
+    """Of both platforms."""
 
 
 class MachinesArgs(TypedDict):

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_origin
 
 import pulumi
@@ -42,7 +42,7 @@ from components.problem import (
     refusal,
     shown,
 )
-from components.serving import MachinesArgs, Prepared, Rollout, ServiceArgs
+from components.serving import EngineArgs, MachinesArgs, Prepared, Rollout, ServiceArgs
 from components.stack_rules import (
     PLATFORM_RULES,
     PREPARED,
@@ -51,6 +51,7 @@ from components.stack_rules import (
     machines,
     zones_with_gpu,
 )
+from components.tunnel import cloudflared_image
 
 LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 IMAGE = f"projects/[a-z0-9.:-]{{1,100}}/global/images/(family/)?[a-z]{LABEL}"
@@ -373,11 +374,11 @@ class Settings(BaseModel):
     wait_until_ready: Annotated[bool, Rule("true or false", "true")]
     protect: Annotated[bool, Rule("true or false", "true")]
 
-    @property
-    def domain(self) -> Domain:
+    def domain(self, api_token: pulumi.Input[str]) -> Domain:
         """Where the endpoint lives on Cloudflare."""
         return Domain(
             account_id=self.cloudflare_account_id,
+            api_token=api_token,
             zone_id=self.cloudflare_zone_id,
             team_name=self.access_team_name,
             hostname=self.hostname,
@@ -397,14 +398,29 @@ class Settings(BaseModel):
     @property
     def model_source(self) -> ModelSource:
         """Which model, where from, and by which way to the engine."""
+        engine = engine_named(self.engine)
         return ModelSource(
             weights=self.weights,
-            kind=engine_named(self.engine).SOURCE,
+            engine=self.engine,
+            base_image=engine.base_image(self),
+            kind=engine.SOURCE,
             model=self.model,
             revision=self.model_revision or "main",
             hub=self.hugging_face_endpoint,
             keep=self.keep_weights,
+            protect=self.protect,
         )
+
+    def container(self, *, token: bool) -> EngineArgs:
+        """What serves; `token` says whether there is one for the Hugging Face hub."""
+        engine = engine_named(self.engine)
+        return {
+            "engine": partial(engine.container, self, token=token),
+            "port": engine.PORT,
+            "health_path": engine.HEALTH_PATH,
+            "load_time_s": self.ready_timeout_minutes * 60,
+            "cloudflared": cloudflared_image(self.cloudflared_version),
+        }
 
     @property
     def machines(self) -> MachinesArgs:

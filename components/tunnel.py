@@ -15,8 +15,6 @@ from components.stored_secret import StoredSecret
 
 class TunnelArgs(TypedDict):
     domain: Domain
-    api_token: pulumi.Input[str]
-    """Cloudflare's, to clear connections at deletion. Must be marked secret."""
     tunnel_name: pulumi.Input[str]
     """New with every tunnel: Cloudflare may keep a deleted tunnel's name taken."""
     place: Place
@@ -45,7 +43,7 @@ class Tunnel(pulumi.ComponentResource):
             environment={
                 "CLOUDFLARE_ACCOUNT_ID": domain.account_id,
                 "TUNNEL_NAME": args["tunnel_name"],
-                "CLOUDFLARE_API_TOKEN": args["api_token"],
+                "CLOUDFLARE_API_TOKEN": domain.api_token,
             },
             opts=child,
         )
@@ -64,7 +62,7 @@ class Tunnel(pulumi.ComponentResource):
             environment={
                 "CLOUDFLARE_ACCOUNT_ID": domain.account_id,
                 "TUNNEL_ID": tunnel.id,
-                "CLOUDFLARE_API_TOKEN": args["api_token"],
+                "CLOUDFLARE_API_TOKEN": domain.api_token,
             },
             triggers=[tunnel.id],
             opts=child,
@@ -105,6 +103,7 @@ def alive(id: str, deleted_at: str | None) -> str:
     return id
 
 
-def cloudflared_image(registry: pulumi.Input[str], version: str) -> pulumi.Output[str]:
-    """The image of what runs at the machine's end, in full; of a version or a digest."""
-    return pulumi.Output.concat(registry, "/", pinned_image("cloudflare/cloudflared", version))
+def cloudflared_image(version: str) -> str:
+    """The image of what runs at the machine's end, of a version or a digest, as Docker Hub names
+    it."""
+    return pinned_image("cloudflare/cloudflared", version)
