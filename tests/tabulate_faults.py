@@ -70,13 +70,16 @@ def summary(found: dict[str, Found]) -> str:
     kept = sum(it["ok"] for it in rows)
     watched = [it["watch"] for it in rows]
     tries = sum(sum(it["tried"].values()) for it in watched)
-    seconds, rounds = (sum(it[key] for it in watched) for key in ("seconds", "rounds"))
+    seconds, longest = (
+        sum(it["seconds"] for it in watched),
+        max(it["longest_gap_s"] for it in watched),
+    )
     let_in = sum(len(it["let_in"]) for it in watched)
     silence = max(it["silence_s"] for it in rows)
     return (
-        f"{kept} of {len(found)} kept every promise. A stranger tried {tries} times, each door"
-        f" every {1000 * seconds / rounds:.0f} ms; {let_in} got in. The longest silence of a"
-        f" command was {silence:.0f} s."
+        f"{kept} of {len(found)} kept every promise. A stranger tried {tries} times, once every"
+        f" {1000 * seconds / tries:.0f} ms and at least every {1000 * longest:.0f} ms; {let_in} got"
+        f" in. The longest silence of a command was {silence:.0f} s."
     )
 
 
