@@ -58,7 +58,7 @@ weights = ModelWeights(
 around = SurroundingsArgs(
     place=place, network=network, identity=identity, images=images, tunnel=tunnel, weights=weights
 )
-serving: ServingArgs = {**around, **settings.container(token=token is not None)}
+serving: ServingArgs = {**around, **settings.serving(token=token is not None)}
 match settings.platform:
     case "vm":
         server = GpuVm(name, {**serving, **settings.machines})

@@ -18,6 +18,7 @@ class GpuVm(pulumi.ComponentResource):
     """GPU machines in a regional group. Each joins the tunnel when its engine answers."""
 
     origin: Origin
+    """On the machine itself: each answers what its own end of the tunnel brings."""
     revision: pulumi.Output[str]
     """A digest of all that makes the engine's machine; empty under a manual rollout, where the
     machines change when their operator wants it."""

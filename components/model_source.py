@@ -11,7 +11,7 @@ DEPLOYED_TAG = "deployed"
 
 
 class ModelSource(NamedTuple):
-    """A model as its engine names it."""
+    """A model as its engine names it, and what it takes to have it before a machine serves it."""
 
     weights: Literal["bucket", "image", "hub"]
     engine: str

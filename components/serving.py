@@ -1,16 +1,18 @@
 """What the platforms are told: both the same engine, weights and surroundings; each its own."""
 
 from collections.abc import Sequence
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from components.engine import Containers
 from components.hardware import Hardware
-from components.image_registry import ImageRegistry
-from components.machine_identity import MachineIdentity
-from components.model_weights import ModelWeights
-from components.network import PrivateNetwork
 from components.place import Place
-from components.tunnel import Tunnel
+
+if TYPE_CHECKING:  # scripts that read the settings shall not load the providers' SDKs
+    from components.image_registry import ImageRegistry
+    from components.machine_identity import MachineIdentity
+    from components.model_weights import ModelWeights
+    from components.network import PrivateNetwork
+    from components.tunnel import Tunnel
 
 Rollout = Literal["replace", "surge", "manual"]
 CompileCache = Literal["disk", "bucket"]
@@ -22,11 +24,11 @@ class SurroundingsArgs(TypedDict):
     """What is there before anything serves: of the stack, the same on both platforms."""
 
     place: Place
-    network: PrivateNetwork
-    identity: MachineIdentity
-    images: ImageRegistry
-    tunnel: Tunnel
-    weights: ModelWeights
+    network: "PrivateNetwork"
+    identity: "MachineIdentity"
+    images: "ImageRegistry"
+    tunnel: "Tunnel"
+    weights: "ModelWeights"
 
 
 class EngineArgs(TypedDict):

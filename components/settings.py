@@ -28,6 +28,7 @@ from components.domain import Domain
 from components.downtime import downtime
 from components.engine import engine as engine_named
 from components.engine import names as engine_names
+from components.engine import pinned_image
 from components.hardware import TRIED_IMAGE, Hardware
 from components.model_source import ModelSource
 from components.models import models
@@ -51,7 +52,6 @@ from components.stack_rules import (
     machines,
     zones_with_gpu,
 )
-from components.tunnel import cloudflared_image
 
 LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 IMAGE = f"projects/[a-z0-9.:-]{{1,100}}/global/images/(family/)?[a-z]{LABEL}"
@@ -411,15 +411,15 @@ class Settings(BaseModel):
             protect=self.protect,
         )
 
-    def container(self, *, token: bool) -> EngineArgs:
-        """What serves; `token` says whether there is one for the Hugging Face hub."""
+    def serving(self, *, token: bool) -> EngineArgs:
+        """What serves, and its end of the tunnel; `token` says whether there is one for the hub."""
         engine = engine_named(self.engine)
         return {
             "engine": partial(engine.container, self, token=token),
             "port": engine.PORT,
             "health_path": engine.HEALTH_PATH,
             "load_time_s": self.ready_timeout_minutes * 60,
-            "cloudflared": cloudflared_image(self.cloudflared_version),
+            "cloudflared": pinned_image("cloudflare/cloudflared", self.cloudflared_version),
         }
 
     @property

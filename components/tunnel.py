@@ -7,7 +7,6 @@ import pulumi_cloudflare as cloudflare
 from pulumi_command import local
 
 from components.domain import Domain
-from components.engine import pinned_image
 from components.ordering import after
 from components.place import Place
 from components.stored_secret import StoredSecret
@@ -101,9 +100,3 @@ def alive(id: str, deleted_at: str | None) -> str:
             " connect.\n  next: pulumi up --replace '**-tunnel'"
         )
     return id
-
-
-def cloudflared_image(version: str) -> str:
-    """The image of what runs at the machine's end, of a version or a digest, as Docker Hub names
-    it."""
-    return pinned_image("cloudflare/cloudflared", version)

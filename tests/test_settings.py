@@ -3,6 +3,8 @@
 import inspect
 import json
 import re
+import subprocess
+import sys
 from contextvars import copy_context
 
 import pulumi
@@ -12,6 +14,7 @@ from components import engine
 from components.problem import HIDDEN, key
 from components.settings import SECRETS, Settings
 from components.stack_rules import PLATFORM_RULES, RULES
+from tests.conftest import ROOT
 from tests.stack_config import API_TOKEN, SECRET_KEYS, STACKS, configuration, declared
 
 T4 = {"llm-endpoint:gpu": "nvidia-tesla-t4"}
@@ -898,3 +901,15 @@ def test_the_running_stack_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert copy_context().run(load, {}) == parse({})
     with pytest.raises(pulumi.RunError, match="llm-endpoint:gpus"):
         copy_context().run(load, {"llm-endpoint:gpus": "2"})
+
+
+def test_what_only_reads_settings_loads_no_providers_sdk() -> None:
+    """Which takes seconds, that whoever asks for a price or a preflight would wait."""
+    loaded = "import sys, components.settings; print(*{it.partition('.')[0] for it in sys.modules})"
+
+    run = subprocess.run(
+        [sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert "pydantic" in run.stdout
+    assert "pulumi_" not in run.stdout
