@@ -102,6 +102,8 @@ pulumi.export("contextLength", settings.max_model_len)
 pulumi.export("clientIds", {who: consumer.client_id for who, consumer in access.tokens.items()})
 pulumi.export("clientSecrets", pulumi.Output.secret(secrets))
 # For the operator.
+operator = links(settings, name, server.group)
+pulumi.export("sshCommand", operator.ssh_command)
+pulumi.export("logsUrl", operator.logs_url)
+pulumi.export("consoleUrl", operator.console_url)
 pulumi.export("cost", cost.card)
-for output, link in links(settings, name, server.group).items():
-    pulumi.export(output, link)

@@ -1,6 +1,6 @@
 """Where an operator looks and what they type: plain functions of the stack's names."""
 
-from collections.abc import Mapping
+from typing import NamedTuple
 from urllib.parse import quote
 
 import pulumi
@@ -8,16 +8,22 @@ import pulumi
 from components.settings import Settings
 
 
-def links(
-    settings: Settings, machine_name: str, group: pulumi.Input[str]
-) -> Mapping[str, pulumi.Input[str]]:
-    """By the stack output's name: what an operator pastes into a shell or a browser."""
+class Links(NamedTuple):
+    """What an operator pastes into a shell or a browser."""
+
+    ssh_command: pulumi.Output[str]
+    logs_url: str
+    console_url: pulumi.Output[str]
+
+
+def links(settings: Settings, machine_name: str, group: pulumi.Input[str]) -> Links:
+    """Those of a stack, and of its group of machines."""
     project, region = settings.project, settings.region
-    return {
-        "sshCommand": ssh_command(project, region, group),
-        "logsUrl": logs_url(project, machine_name),
-        "consoleUrl": console_url(settings.platform, project, region, group),
-    }
+    return Links(
+        ssh_command(project, region, group),
+        logs_url(project, machine_name),
+        console_url(settings.platform, project, region, group),
+    )
 
 
 def ssh_command(project: str, region: str, group: pulumi.Input[str]) -> pulumi.Output[str]:
