@@ -311,7 +311,7 @@ def summary(findings: list[Finding]) -> list[str]:
     return [
         f"{kept} of {len(findings)} faults ended as promised.",
         f"  A stranger tried all the time: {tries}; {let_in}.",
-        f"  A try every {1000 * watch.seconds / max(watch.tries, 1):.0f} ms on average,"
+        f"  A try every {1000 * watch.seconds / max(watch.tried.total(), 1):.0f} ms on average,"
         f" {1000 * watch.longest_gap_s:.0f} ms at most.",
         f"  The CLI was silent for {max((it.silence_s for it in findings), default=0):.0f} s"
         " at most.",

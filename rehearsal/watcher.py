@@ -38,7 +38,6 @@ class Watch:
     seen: Counter[str] = field(default_factory=Counter[str])
     """How often each answer came, by `door status`."""
     let_in: list[str] = field(default_factory=list[str])
-    tries: int = 0
     seconds: float = 0.0
     longest_gap_s: float = 0.0
     """Between two tries, at whatever doors."""
@@ -48,7 +47,6 @@ class Watch:
             self.tried + other.tried,
             self.seen + other.seen,
             self.let_in + other.let_in,
-            self.tries + other.tries,
             self.seconds + other.seconds,
             max(self.longest_gap_s, other.longest_gap_s),
         )
@@ -101,8 +99,7 @@ class Watcher:
                     looked = now
                     tasks.add(asyncio.create_task(self._look(client, services)))
                 doors = self._doors(client, services)
-                door, ask = doors[self._watch.tries % len(doors)]
-                self._watch.tries += 1
+                door, ask = doors[self._watch.tried.total() % len(doors)]
                 self._watch.tried[door] += 1
                 tasks.add(asyncio.create_task(ask()))
                 tasks = {task for task in tasks if not task.done()}

@@ -70,7 +70,7 @@ def test_the_same_seed_draws_the_same_interruptions() -> None:
 
 def test_the_report_and_the_tables_made_of_it_tell_what_was_found(tmp_path: Path) -> None:
     """Every fault with its source, what the user saw, and how often a stranger was refused."""
-    watch = Watch(Counter({"public name": 30}), Counter({"public name 401": 30}), [], 30, 1.5, 0.2)
+    watch = Watch(Counter({"public name": 30}), Counter({"public name 401": 30}), [], 1.5, 0.2)
     findings = [Finding(name, "QUOTA | 0", 2.4, True, watch=watch) for name in FAULTS]
 
     fault_run.write(findings, tmp_path / "faults.json")
