@@ -92,14 +92,13 @@ class Engine(Protocol):
         ...
 
     def container(
-        self, settings: "Settings", registry: str, weights: str, revision: str, *, token: bool
+        self, settings: "Settings", image: str, bucket: str, revision: str, *, token: bool
     ) -> EngineContainer:
         """The container of a stack.
 
-        `registry` goes before an image of Docker Hub's. `weights` is where they are: a bucket
-        (`gs://NAME`), the image that has them in it, or nothing for the hub, as the settings
-        have it. `revision` names the configuration of what runs the container. `token` says
-        whether a Hugging Face token lies in TOKEN_FILE.
+        `image` is its own, or the one with the weights in it. `bucket` is the name of the one
+        where they are; empty if they are in none. `revision` names the configuration of what
+        runs the container. `token` says whether a Hugging Face token lies in TOKEN_FILE.
         """
         ...
 
@@ -109,7 +108,10 @@ class Engine(Protocol):
 
 
 Containers = Callable[[str, str, str], EngineContainer]
-"""An engine's container of registry, weights and revision: all that is known late."""
+"""An engine's container of registry, weights and revision: all that is known late.
+
+The registry is what to write before an image of Docker Hub's. The weights are where they are: a
+bucket (`gs://NAME`), an image that has them in it, or nothing for the hub."""
 
 
 @cache
@@ -121,6 +123,19 @@ def names() -> tuple[str, ...]:
 def engine(name: str) -> Engine:
     """The engine of that name, one of `names()`."""
     return cast("Engine", import_module(f"components.engines.{name}"))
+
+
+def containers(settings: "Settings", *, token: bool) -> Containers:
+    """The containers of a stack; `token` says whether they get the Hugging Face token."""
+    chosen = engine(settings.engine)
+
+    def container(registry: str, weights: str, revision: str) -> EngineContainer:
+        own = f"{registry}/{chosen.base_image(settings)}"
+        image = weights if settings.weights == "image" else own
+        bucket = weights.removeprefix("gs://") if settings.weights == "bucket" else ""
+        return chosen.container(settings, image, bucket, revision, token=token)
+
+    return container
 
 
 def pinned_image(name: str, version: str, prefix: str = "") -> str:

@@ -4,14 +4,13 @@ import pulumi
 from pulumi_gcp import cloudrunv2
 
 from components import cloud_run
-from components.engine import EngineContainer
 from components.hardware import CONNECTOR
 from components.instance_group import InstanceGroup, InstanceGroupArgs
 from components.machine_template import MachineTemplate, MachineTemplateArgs
 from components.ordering import after
 from components.origin import Origin
 from components.revision import revision
-from components.serving import ServiceArgs, ServingArgs
+from components.serving import ServiceArgs, ServingArgs, container
 
 CONNECTOR_PORT = 20241
 """Where cloudflared says whether it is connected."""
@@ -39,23 +38,20 @@ class GpuService(pulumi.ComponentResource):
     ) -> None:
         super().__init__("llm-endpoint:index:GpuService", name, {}, opts)
         place, network, identity = args["place"], args["network"], args["identity"]
-        images, weights, token = args["images"], args["weights"], args["weights"].token_version
+        weights, token = args["weights"], args["weights"].token_version
         child = pulumi.ResourceOptions(parent=self)
-        parts = (images.url, weights.location)
-
-        def container(known: pulumi.Input[str]) -> pulumi.Output[EngineContainer]:
-            return pulumi.Output.all(*parts, known).apply(lambda it: args["engine"](*it))
+        runs = container(args, "")
 
         def described(
             known: pulumi.Input[str],
         ) -> pulumi.Output[cloudrunv2.ServiceTemplateContainerArgsDict]:
             """The only container, when the revision is `known`."""
             sizes = (args["cpus"], args["memory_gib"], args["start_limit_s"])
-            return container(known).apply(
+            return container(args, known).apply(
                 lambda it: cloud_run.container(it, *sizes, token=token is not None)
             )
 
-        volumes = pulumi.Output.all(container(""), token).apply(lambda it: cloud_run.volumes(*it))
+        volumes = pulumi.Output.all(runs, token).apply(lambda it: cloud_run.volumes(*it))
         self.revision = revision(
             described(""), volumes, args["gpu"], identity.email, args["zonal_redundancy"]
         )
@@ -78,7 +74,7 @@ class GpuService(pulumi.ComponentResource):
                     "min_instance_count": args["min_instances"],
                     "max_instance_count": args["max_instances"],
                 },
-                "max_instance_request_concurrency": container("").apply(
+                "max_instance_request_concurrency": runs.apply(
                     lambda it: min(it.concurrency, cloud_run.MOST_CONCURRENCY)
                 ),
                 "timeout": f"{cloud_run.REQUEST_TIMEOUT_S}s",
@@ -96,12 +92,11 @@ class GpuService(pulumi.ComponentResource):
                 boot_image=CONNECTOR.boot_image,
                 subnetwork=network.subnetwork,
                 service_account=identity.email,
-                registry=images.url,
-                cloudflared_image=images.image(args["cloudflared"]),
+                cloudflared_image=args["images"].image(args["cloudflared"]),
+                tunnel_token=args["tunnel"].token_version,
+                hugging_face_token=None,
                 engine=None,
                 compile_cache=None,
-                weights="",
-                secrets={"tunnel-token": args["tunnel"].token_version},
             ),
             opts=child,
         )
@@ -129,5 +124,5 @@ class GpuService(pulumi.ComponentResource):
         self.origin = Origin(service.uri, host)
         self.group = connector.group
         self.register_outputs(
-            {"origin": service.uri, "revision": self.revision, "group": self.group}
+            {"origin": self.origin.url, "revision": self.revision, "group": self.group}
         )

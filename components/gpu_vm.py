@@ -1,5 +1,7 @@
 """The platform `vm`: machines with a GPU that run the engine and their end of the tunnel."""
 
+from functools import partial
+
 import pulumi
 
 from components.boot_image import BootImage, BootImageArgs
@@ -7,7 +9,7 @@ from components.compile_cache import CompileCache, CompileCacheArgs
 from components.instance_group import InstanceGroup, InstanceGroupArgs
 from components.machine_template import MachineTemplate, MachineTemplateArgs
 from components.origin import Origin
-from components.serving import MachinesArgs, ServingArgs
+from components.serving import MachinesArgs, ServingArgs, container
 
 
 class GpuVmArgs(ServingArgs, MachinesArgs):
@@ -32,16 +34,11 @@ class GpuVm(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self)
         network, identity, weights = args["network"], args["identity"], args["weights"]
         cloudflared_image = args["images"].image(args["cloudflared"])
-        secrets: dict[str, pulumi.Input[str]] = {"tunnel-token": args["tunnel"].token_version}
-        if weights.token_version is not None:
-            secrets["hugging-face-token"] = weights.token_version
 
         boot_image: pulumi.Input[str] = args["hardware"].boot_image
         if args["prepared"] != "nothing":
             with_weights = args["prepared"] == "weights"
-            container = pulumi.Output.all(args["images"].url, weights.location, "").apply(
-                lambda known: args["engine"](*known)
-            )
+            runs = container(args, "")
             boot_image = BootImage(
                 name,
                 BootImageArgs(
@@ -51,11 +48,9 @@ class GpuVm(pulumi.ComponentResource):
                     zones=args["zones"],
                     subnetwork=network.subnetwork,
                     service_account=identity.email,
-                    engine_image=container.apply(lambda it: it.image),
+                    engine_image=runs.apply(lambda it: it.image),
                     cloudflared_image=cloudflared_image,
-                    weights_bucket=container.apply(lambda it: it.weights_bucket)
-                    if with_weights
-                    else "",
+                    weights_bucket=runs.apply(lambda it: it.weights_bucket) if with_weights else "",
                     needs=[weights.staged] if with_weights else [],
                 ),
                 opts=child,
@@ -73,12 +68,11 @@ class GpuVm(pulumi.ComponentResource):
                 boot_image=boot_image,
                 subnetwork=network.subnetwork,
                 service_account=identity.email,
-                registry=args["images"].url,
                 cloudflared_image=cloudflared_image,
-                engine=args["engine"],
-                weights=weights.location,
+                tunnel_token=args["tunnel"].token_version,
+                hugging_face_token=weights.token_version,
+                engine=partial(container, args),
                 compile_cache=compile_cache,
-                secrets=secrets,
             ),
             opts=child,
         )
@@ -106,4 +100,6 @@ class GpuVm(pulumi.ComponentResource):
         manual = args["rollout"] == "manual"
         self.revision = pulumi.Output.from_input("") if manual else template.revision
         self.group = machines.group
-        self.register_outputs({"revision": self.revision, "group": self.group})
+        self.register_outputs(
+            {"origin": self.origin.url, "revision": self.revision, "group": self.group}
+        )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pulumi
 from pulumi_gcp import compute
 
-from components.engine import Containers
+from components.engine import EngineContainer
 from components.hardware import Hardware
 
 SHIELDED: compute.RegionInstanceTemplateShieldedInstanceConfigArgsDict = {
@@ -96,13 +96,9 @@ def network_interface(
 
 
 def engine_metadata(
-    engine: Containers,
-    registry: pulumi.Input[str],
-    weights: pulumi.Input[str],
-    revision: pulumi.Input[str],
+    container: pulumi.Output[EngineContainer],
 ) -> dict[str, pulumi.Output[str]]:
     """What scripts/startup.sh reads of an engine; lists are one item a line."""
-    container = pulumi.Output.all(registry, weights, revision).apply(lambda it: engine(*it))
     return {
         "engine-image": container.apply(lambda it: it.image),
         "engine-args": container.apply(lambda it: "\n".join(it.args)),

@@ -1,13 +1,13 @@
 """What a machine of the stack is, down to the last argument of its engine."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypedDict
 
 import pulumi
 from pulumi_gcp import compute
 
 from components import instance
-from components.engine import Containers
+from components.engine import EngineContainer
 from components.hardware import Hardware
 from components.place import Place
 from components.revision import revision
@@ -21,16 +21,14 @@ class MachineTemplateArgs(TypedDict):
     subnetwork: pulumi.Input[str]
     service_account: pulumi.Input[str]
     cloudflared_image: pulumi.Input[str]
-    registry: pulumi.Input[str]
-    """What to write before the name of an image of Docker Hub's."""
-    engine: Containers | None
-    """None for a machine that only connects the tunnel."""
-    weights: pulumi.Input[str]
-    """Where they are; see components/engine.py."""
+    tunnel_token: pulumi.Input[str]
+    """Full name of the version of a secret, which the machine reads itself; never its value."""
+    hugging_face_token: pulumi.Input[str] | None
+    """The same, if the engine needs it."""
+    engine: Callable[[pulumi.Input[str]], pulumi.Output[EngineContainer]] | None
+    """The container in a machine of a revision; None for one that only connects the tunnel."""
     compile_cache: pulumi.Input[str] | None
     """The bucket that keeps what the engine compiles, if one does."""
-    secrets: Mapping[str, pulumi.Input[str]]
-    """Purpose to full version name; the machine reads the values itself."""
 
 
 class MachineTemplate(pulumi.ComponentResource):
@@ -52,7 +50,7 @@ class MachineTemplate(pulumi.ComponentResource):
         super().__init__("llm-endpoint:index:MachineTemplate", name, {}, opts)
         place, hardware = args["place"], args["hardware"]
 
-        kept = args["compile_cache"]
+        hub_token, kept = args["hugging_face_token"], args["compile_cache"]
         disk = instance.boot_disk(hardware, args["boot_image"])
         accelerators = instance.accelerators(hardware)
         scheduling = instance.scheduling(hardware)
@@ -63,16 +61,15 @@ class MachineTemplate(pulumi.ComponentResource):
             "startup-script": script("startup.sh"),
             "cloudflared-image": args["cloudflared_image"],
             **({} if kept is None else {"compile-cache-bucket": kept}),
-            **{f"{purpose}-secret": version for purpose, version in args["secrets"].items()},
+            "tunnel-token-secret": args["tunnel_token"],
+            **({} if hub_token is None else {"hugging-face-token-secret": hub_token}),
         }
 
         def engine_of(known: pulumi.Input[str]) -> Mapping[str, pulumi.Input[str]]:
             """What is said of the engine, if there is one here."""
             if args["engine"] is None:
                 return {"shutdown-timeout": str(instance.CONNECTOR_SHUTDOWN_S)}
-            return instance.engine_metadata(
-                args["engine"], args["registry"], args["weights"], known
-            )
+            return instance.engine_metadata(args["engine"](known))
 
         self.revision = revision(
             hardware.machine_type,

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict
 
-from components.engine import Containers
+import pulumi
+
+from components.engine import Containers, EngineContainer
 from components.hardware import Hardware
 from components.place import Place
 
@@ -46,6 +48,12 @@ class EngineArgs(TypedDict):
 
 class ServingArgs(SurroundingsArgs, EngineArgs):
     """Of both platforms."""
+
+
+def container(args: ServingArgs, revision: pulumi.Input[str]) -> pulumi.Output[EngineContainer]:
+    """The engine's container in a machine or instance of that revision."""
+    known = pulumi.Output.all(args["images"].url, args["weights"].location, revision)
+    return known.apply(lambda it: args["engine"](*it))
 
 
 class MachinesArgs(TypedDict):

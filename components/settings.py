@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_origin
 
 import pulumi
@@ -26,9 +26,9 @@ from components.callers import Callers
 from components.catalogue import Machine, Provisioning
 from components.domain import Domain
 from components.downtime import downtime
+from components.engine import containers, pinned_image
 from components.engine import engine as engine_named
 from components.engine import names as engine_names
-from components.engine import pinned_image
 from components.hardware import TRIED_IMAGE, Hardware
 from components.model_source import ModelSource
 from components.models import models
@@ -415,7 +415,7 @@ class Settings(BaseModel):
         """What serves, and its end of the tunnel; `token` says whether there is one for the hub."""
         engine = engine_named(self.engine)
         return {
-            "engine": partial(engine.container, self, token=token),
+            "engine": containers(self, token=token),
             "port": engine.PORT,
             "health_path": engine.HEALTH_PATH,
             "load_time_s": self.ready_timeout_minutes * 60,

@@ -152,13 +152,20 @@ def _guest_files(roots: list[Path]) -> Iterator[Place]:
     for root in roots:
         try:
             since = root.parent.stat().st_ctime - 60  # a little before that process began
+            closed = _read_only(root)
         except OSError:  # it has ended meanwhile, as instances of a service do
             continue
         for folder in GUEST_FOLDERS:
-            yield from _readable(root / folder, since)
+            yield from _readable(root / folder, since, closed)
 
 
-def _readable(folder: Path, since: float) -> Iterator[Place]:
+def _read_only(root: Path) -> set[str]:
+    """What is mounted in a guest for reading alone, as this repository is: nothing of its own."""
+    mounts = [line.split() for line in (root.parent / "mountinfo").read_text().splitlines()]
+    return {f"{root}{it[4]}" for it in mounts if "ro" in it[5].split(",")}
+
+
+def _readable(folder: Path, since: float, closed: set[str]) -> Iterator[Place]:
     try:
         entries = list(os.scandir(folder))
     except OSError:
@@ -169,7 +176,8 @@ def _readable(folder: Path, since: float) -> Iterator[Place]:
             if not info.st_mode & (stat.S_IXOTH if stat.S_ISDIR(info.st_mode) else stat.S_IROTH):
                 continue
             if stat.S_ISDIR(info.st_mode):
-                yield from _readable(Path(entry.path), since)
+                if entry.path not in closed:
+                    yield from _readable(Path(entry.path), since, closed)
             elif stat.S_ISREG(info.st_mode) and info.st_mtime >= since:
                 yield entry.path, Path(entry.path).read_bytes()
         except OSError:

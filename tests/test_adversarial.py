@@ -231,9 +231,7 @@ def meant(settings_: Settings, given_args: list[str]) -> EngineContainer:
         "",
     )
     weights = given_args[0] if given_args[0].startswith("gs://") else "an-image"
-    return engine.engine(settings_.engine).container(
-        settings_, "registry", weights, revision, token=False
-    )
+    return engine.containers(settings_, token=False)("registry", weights, revision)
 
 
 START = re.search(r"<<'START'\n(.*?)^START$", STARTUP_SCRIPT.read_text(), re.DOTALL | re.MULTILINE)

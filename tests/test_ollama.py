@@ -7,14 +7,25 @@ import pytest
 
 from components.engine import pinned_image
 from components.engines import ollama
+from components.settings import Settings
+from tests.stack_config import SECRET_KEYS, configuration
 
 REVISION = "1a2b3c4d5e6f"
-ENV = ollama.environment(8192, 30, {})
+
+
+def settings(changes: dict[str, str] | None = None) -> Settings:
+    """A stack of Ollama's, with changes."""
+    own = {"engine": "ollama", "model": "qwen3:8b", "maxModelLen": "8192"}
+    config = {f"llm-endpoint:{name}": value for name, value in (own | (changes or {})).items()}
+    return Settings.parse(configuration(changes=config), SECRET_KEYS)
+
+
+ENV = ollama.environment(settings({"readyTimeoutMinutes": "30"}))
 
 
 def test_the_model_is_ready_under_names_of_its_own() -> None:
     """The script learns the model, a name that only this revision has, and the one of health."""
-    assert ollama.arguments("qwen3:8b", REVISION) == (
+    assert ollama.arguments(settings(), REVISION) == (
         "qwen3:8b",
         "revision-1a2b3c4d5e6f",
         "ready",
@@ -32,7 +43,7 @@ def test_names_that_the_program_gives_are_names_for_ollama() -> None:
 def test_a_prompt_and_its_answer_get_the_context_of_the_stack() -> None:
     """Each of the requests at the same time has all of it."""
     assert ENV["OLLAMA_CONTEXT_LENGTH"] == "8192"
-    assert ENV["OLLAMA_NUM_PARALLEL"] == str(ollama.concurrency(ENV)) == "4"
+    assert ENV["OLLAMA_NUM_PARALLEL"] == str(ollama.concurrency(settings())) == "4"
 
 
 def test_a_loaded_model_stays_loaded() -> None:
@@ -58,16 +69,18 @@ def test_what_a_broken_pull_has_left_is_kept() -> None:
 
 def test_a_stacks_own_variables_win() -> None:
     """A stack may overrule what is not the program's."""
-    env = ollama.environment(8192, 30, {"OLLAMA_NUM_PARALLEL": "16", "OLLAMA_FLASH_ATTENTION": "1"})
+    own = settings({"engineEnv": '["OLLAMA_NUM_PARALLEL=16", "OLLAMA_FLASH_ATTENTION=1"]'})
 
-    assert env["OLLAMA_FLASH_ATTENTION"] == "1"
-    assert ollama.concurrency(env) == 16
+    assert ollama.environment(own)["OLLAMA_FLASH_ATTENTION"] == "1"
+    assert ollama.concurrency(own) == 16
 
 
 @pytest.mark.parametrize(("value", "requests"), [("", 1), ("0", 1), ("many", 1), ("8", 8)])
 def test_parallel_requests_are_counted_as_ollama_counts_them(value: str, requests: int) -> None:
     """What it cannot read is one."""
-    assert ollama.concurrency({"OLLAMA_NUM_PARALLEL": value}) == requests
+    own = settings({"engineEnv": f'["OLLAMA_NUM_PARALLEL={value}"]'})
+
+    assert ollama.concurrency(own) == requests
 
 
 def test_the_image_is_pinned() -> None:

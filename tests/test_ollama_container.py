@@ -21,12 +21,14 @@ import pytest
 import requests
 
 from components.engines import ollama
+from components.settings import Settings
 from rehearsal import timeline
 from rehearsal.containers import tiny_model
 from rehearsal.containers.ollama_store import Store
 from rehearsal.machines.machine import IMAGES
 from tests.guest import ACCESS_TOKEN, REGISTRY, Guest
 from tests.ollama_registry import Registry, digest, serving
+from tests.stack_config import SECRET_KEYS, configuration
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "ollama.sh"
@@ -125,13 +127,20 @@ class On:
         (folder / "machine.json").write_text(json.dumps(facts))
 
 
+def settings(model: str = "qwen3:8b") -> Settings:
+    """A stack that serves the model."""
+    own = {"engine": "ollama", "model": model, "maxModelLen": "4096"}
+    config = {f"llm-endpoint:{name}": value for name, value in own.items()}
+    return Settings.parse(configuration(changes=config), SECRET_KEYS)
+
+
 @contextlib.contextmanager
 def running(folder: Path, *command: str, on: On = On()) -> Generator[Container]:
     """A command in the image, as docker would start it, on a free port of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     on.describe(folder)
-    own = ollama.environment(4096, 30, {})
+    own = ollama.environment(settings())
     own |= {
         "OLLAMA_HOST": f"127.0.0.1:{port}",
         "OLLAMA_MODELS": str(folder / "models"),
@@ -157,7 +166,7 @@ def engine(
     on: On = On(),
 ) -> contextlib.AbstractContextManager[Container]:
     """The script with its arguments as the program gives them."""
-    arguments = ollama.arguments(model, ALIAS.removeprefix("revision-"))
+    arguments = ollama.arguments(settings(model), ALIAS.removeprefix("revision-"))
     return running(folder, str(SCRIPT), *arguments, on=on)
 
 
@@ -481,8 +490,8 @@ def guest(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Itera
 
 def start(guest: Guest, *options: str) -> None:
     """Start the script in the image with read-only weights; its output is /tmp/log."""
-    env = {f"--env={key}={value}" for key, value in ollama.environment(4096, 30, {}).items()}
-    arguments = ollama.arguments("phi4-mini:3.8b", ALIAS.removeprefix("revision-"))
+    env = {f"--env={key}={value}" for key, value in ollama.environment(settings()).items()}
+    arguments = ollama.arguments(settings("phi4-mini:3.8b"), ALIAS.removeprefix("revision-"))
     flags = ["--rm", "--name=engine", "--network=host", "--entrypoint=/bin/bash", *env, *options]
     mounts = [f"--volume={SCRIPT}:/ollama.sh:ro", "--volume=/var/tmp/weights:/weights:ro"]
     command = shlex.join(["docker", "run", *flags, *mounts, IMAGE, "/ollama.sh", *arguments])

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from components import vllm_flags
-from components.engine import TOKEN_FILE, EngineContainer, Probe
+from components.engine import TOKEN_FILE, EngineContainer, Probe, containers
 from components.engines import vllm
 from components.settings import Settings
 from tests.stack_config import SECRET_KEYS, configuration
@@ -17,9 +17,7 @@ def container(
     """The container of a committed stack with changes."""
     settings = Settings.parse(configuration(stack, changes), SECRET_KEYS)
     weights = {"bucket": "gs://weights", "image": "registry/image@sha256:1", "hub": ""}
-    return vllm.container(
-        settings, "registry/hub", weights[settings.weights], revision="r1", token=token
-    )
+    return containers(settings, token=token)("registry/hub", weights[settings.weights], "r1")
 
 
 HUB = {"llm-endpoint:weights": "hub"}

@@ -8,7 +8,7 @@ call that a success; scripts/ollama.sh does not.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from components.engine import EngineContainer, Probe, pinned_image
@@ -111,23 +111,22 @@ def base_image(settings: "Settings") -> str:
 
 
 def container(
-    settings: "Settings", registry: str, weights: str, revision: str, *, token: bool
+    settings: "Settings", image: str, bucket: str, revision: str, *, token: bool
 ) -> EngineContainer:
     """The Ollama container of a stack; see components/engine.py.
 
     It has no use for a token of Hugging Face's: it asks for a model as anyone may.
     """
-    env = environment(settings.max_model_len, settings.ready_timeout_minutes, settings.environment)
     return EngineContainer(
-        image=weights if settings.weights == "image" else f"{registry}/{base_image(settings)}",
-        args=arguments(settings.model, revision),
-        env=env,
+        image=image,
+        args=arguments(settings, revision),
+        env=environment(settings),
         port=PORT,
         health_path=HEALTH_PATH,
         shutdown_timeout_s=settings.shutdown_timeout_s,
-        concurrency=concurrency(env),
+        concurrency=concurrency(settings),
         script=script("ollama.sh"),
-        weights_bucket=weights.removeprefix("gs://") if settings.weights == "bucket" else "",
+        weights_bucket=bucket,
         phases=PHASES,
     )
 
@@ -147,14 +146,12 @@ def alias(revision: str) -> str:
     return f"revision-{revision}"
 
 
-def arguments(model: str, revision: str) -> tuple[str, ...]:
+def arguments(settings: "Settings", revision: str) -> tuple[str, ...]:
     """The arguments of scripts/ollama.sh. READY comes last, as it tells that all is done."""
-    return (model, alias(revision), READY)
+    return (settings.model, alias(revision), READY)
 
 
-def environment(
-    max_model_len: int, ready_timeout_minutes: int, own: Mapping[str, str]
-) -> dict[str, str]:
+def environment(settings: "Settings") -> dict[str, str]:
     """The container's environment (envconfig/config.go); the stack's own entries win.
 
     Ollama reports nothing home and looks for no updates; without its cloud it asks ollama.com for
@@ -163,24 +160,24 @@ def environment(
     env = {
         "OLLAMA_HOST": f"0.0.0.0:{PORT}",
         "OLLAMA_MODELS": MODELS,
-        "OLLAMA_CONTEXT_LENGTH": str(max_model_len),
+        "OLLAMA_CONTEXT_LENGTH": str(settings.max_model_len),
         "OLLAMA_NUM_PARALLEL": str(PARALLEL),
         # Once loaded, always loaded: its default is five minutes without a request.
         "OLLAMA_KEEP_ALIVE": "-1",
         "OLLAMA_MAX_LOADED_MODELS": "1",
         # How long loading may stand still; whoever started the container has the same patience.
-        "OLLAMA_LOAD_TIMEOUT": f"{ready_timeout_minutes}m",
+        "OLLAMA_LOAD_TIMEOUT": f"{settings.ready_timeout_minutes}m",
         # A start would throw away what a pull that broke off has left to go on with.
         "OLLAMA_NOPRUNE": "1",
         # Nobody's prompts go to ollama.com because a client names a model `...:cloud`.
         "OLLAMA_NO_CLOUD": "1",
     }
-    return {**env, **own}
+    return env | settings.environment
 
 
-def concurrency(env: Mapping[str, str]) -> int:
-    """Requests that it answers at the same time, by its environment."""
-    given = env.get("OLLAMA_NUM_PARALLEL", "")
+def concurrency(settings: "Settings") -> int:
+    """Requests that Ollama computes at the same time."""
+    given = environment(settings)["OLLAMA_NUM_PARALLEL"]
     # What Ollama makes of anything else is 1, also of a number that 64 bits cannot hold.
     return max(int(given), 1) if re.fullmatch("[0-9]{1,19}", given) else 1
 

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from components import catalogue, fit_rule, vllm_flags
@@ -90,21 +90,21 @@ def base_image(settings: "Settings") -> str:
 
 
 def container(
-    settings: "Settings", registry: str, weights: str, revision: str, *, token: bool
+    settings: "Settings", image: str, bucket: str, revision: str, *, token: bool
 ) -> EngineContainer:
     """The vLLM container of a stack; see components/engine.py.
 
     Clients see `revision` as `system_fingerprint`.
     """
     return EngineContainer(
-        image=weights if settings.weights == "image" else f"{registry}/{base_image(settings)}",
-        args=arguments(settings, weights, revision),
+        image=image,
+        args=arguments(settings, bucket, revision),
         env=environment(settings, token=token),
         port=PORT,
         health_path=HEALTH_PATH,
         shutdown_timeout_s=settings.shutdown_timeout_s,
-        concurrency=concurrency(settings.engine_args),
-        weights_bucket=weights.removeprefix("gs://") if weights_are_on_disk(settings) else "",
+        concurrency=concurrency(settings),
+        weights_bucket=bucket if weights_are_on_disk(settings) else "",
         compile_cache=COMPILE_CACHE,
         phases=PHASES,
     )
@@ -120,14 +120,14 @@ def probe(settings: "Settings", revision: str) -> Probe:
     return Probe(settings.model, fingerprint=revision, any_machine=not revision)
 
 
-def arguments(settings: "Settings", weights: str, revision: str) -> tuple[str, ...]:
+def arguments(settings: "Settings", bucket: str, revision: str) -> tuple[str, ...]:
     """The arguments of `vllm serve`; the stack's own come last.
 
     Prompts are logged only with --enable-log-requests, which a stack may not set.
     """
     on_disk = weights_are_on_disk(settings)
     args = [
-        WEIGHTS if on_disk else weights if settings.weights == "bucket" else settings.model,
+        WEIGHTS if on_disk else f"gs://{bucket}" if bucket else settings.model,
         "--host=0.0.0.0",
         f"--port={PORT}",
         f"--tensor-parallel-size={settings.gpu_count}",
@@ -142,7 +142,7 @@ def arguments(settings: "Settings", weights: str, revision: str) -> tuple[str, .
     ]
     if settings.weights != "hub":  # else vLLM calls the model by where it lies
         args.append(f"--served-model-name={settings.model}")
-    if settings.weights == "bucket":
+    if bucket:
         if not on_disk:
             args.append("--load-format=runai_streamer")
         if not on_disk and settings.gpu_count > 1:
@@ -173,10 +173,10 @@ def environment(settings: "Settings", *, token: bool) -> dict[str, str]:
     return env | settings.environment
 
 
-def concurrency(engine_args: Iterable[str]) -> int:
+def concurrency(settings: "Settings") -> int:
     """Requests that vLLM computes at the same time."""
     try:
-        given = vllm_flags.parse(engine_args).values.get("--max-num-seqs")
+        given = vllm_flags.parse(settings.engine_args).values.get("--max-num-seqs")
     except ValueError:
         return CONCURRENCY
     return given[-1] if given else CONCURRENCY
