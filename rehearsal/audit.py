@@ -41,9 +41,7 @@ def leftovers(session: Session) -> list[str]:
     declared: set[tuple[str, str]] = set()
     standing = [(project, stack) for project in PROJECTS for stack in session.stacks(project)]
     for project, stack in standing:
-        run = session.pulumi("stack", "export", stack=stack, project=project)
-        exported = session.must(run).stdout
-        for resource in json.loads(exported)["deployment"].get("resources", []):
+        for resource in session.resources(stack, project):
             declared.add((resource["type"], resource.get("id", "")))
     left: list[str] = []
     stays = kept(session)

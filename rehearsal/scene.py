@@ -1,6 +1,5 @@
 """A world in which faults are played, one after the other: what they do to it, and what is seen."""
 
-import json
 import os
 import signal
 import time
@@ -160,11 +159,9 @@ class Scene:
             self.session.must(
                 self.session.pulumi("up", "--yes", "--skip-preview", stack=self.stack)
             )
-            run = self.session.must(self.session.pulumi("stack", "export", stack=self.stack))
-            resources: list[dict[str, Any]] = json.loads(run.stdout)["deployment"]["resources"]
             self._declared = sorted(
                 (it["type"].rpartition(":")[2], it["urn"].rpartition("::")[2])
-                for it in resources
+                for it in self.session.resources(self.stack)
                 if it["type"].startswith(("gcp:", "cloudflare:")) and it.get("id")
             )
         return self._declared

@@ -15,7 +15,7 @@ import aiohttp
 from rehearsal import console
 from rehearsal.checks import CHAT
 
-TICK_S = 0.045
+TICK_S = 0.075
 """Every so often a door is tried, the next one each time."""
 TIMEOUT_S = 20.0
 RUN_APP = "gcp:cloudrunv2/service:Service"

@@ -13,7 +13,7 @@ from rehearsal.google.metadata import INSTANCE
 from rehearsal.google.single_instances import DISK
 from rehearsal.session import Session
 from tests.processes import wait_until
-from tests.test_rehearsal import held
+from tests.rehearsed import held, world_of
 
 pytestmark = pytest.mark.rehearsal
 
@@ -24,14 +24,8 @@ STACK = "dev"
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Generator[Session]:
     """A world of its own; the tests below run in their order."""
-    session = Session(tmp_path_factory.mktemp("rehearsal"))
-    try:
-        session.own(STACK)
-        session.start_daemon(SPEED, outlives_us=False)
-        session.prepare_stack(STACK)
+    with world_of(tmp_path_factory, SPEED, STACK) as session:
         yield session
-    finally:
-        session.discard()
 
 
 def up(session: Session, **config: str) -> checks.Endpoint:

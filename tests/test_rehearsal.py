@@ -4,7 +4,7 @@ import gzip
 import json
 import sys
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -17,6 +17,7 @@ from rehearsal.session import CONSUMER, Session
 from scripts.audit import LOOKED_FOR
 from scripts.audits import state
 from tests.processes import wait_until
+from tests.rehearsed import broken, held, world_of
 from tests.streams import streams, told_to_stop
 
 pytestmark = pytest.mark.rehearsal
@@ -28,28 +29,8 @@ INSTANCE = "google:instance"
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Generator[Session]:
     """A world of its own in which dev and prod stand; the tests below run in their order."""
-    session = Session(tmp_path_factory.mktemp("rehearsal"))
-    try:
-        for stack in ("dev", "prod"):
-            session.own(stack)
-            session.start_daemon(SPEED, outlives_us=False)
-            session.prepare_stack(stack)
-            session.must(session.pulumi("up", "--yes", "--skip-preview", stack=stack))
+    with world_of(tmp_path_factory, SPEED, "dev", "prod", up=True) as session:
         yield session
-    finally:
-        session.discard()
-
-
-def broken(outcomes: Iterable[checks.Outcome]) -> list[str]:
-    """The promises that were not kept, and what was seen instead."""
-    seen = list(outcomes)
-    assert seen
-    return [f"{name}: {detail}" for name, ok, detail in seen if not ok]
-
-
-def held(outcomes: Iterable[checks.Outcome]) -> None:
-    """Every outcome is a promise kept."""
-    assert broken(outcomes) == []
 
 
 def machines(endpoint: checks.Endpoint, stack: str) -> set[str]:

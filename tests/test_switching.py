@@ -8,7 +8,7 @@ import pytest
 
 from rehearsal import audit, checks
 from rehearsal.session import Session
-from tests.test_rehearsal import held
+from tests.rehearsed import held, world_of
 
 pytestmark = pytest.mark.rehearsal
 
@@ -44,14 +44,8 @@ def route() -> list[tuple[str, str, str]]:
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Generator[Session]:
     """A world of its own in which the stack stands; the tests below run in their order."""
-    session = Session(tmp_path_factory.mktemp("rehearsal"))
-    try:
-        session.own(STACK)
-        session.start_daemon(SPEED, outlives_us=False)
-        session.prepare_stack(STACK)
+    with world_of(tmp_path_factory, SPEED, STACK) as session:
         yield session
-    finally:
-        session.discard()
 
 
 def test_the_route_goes_everywhere() -> None:

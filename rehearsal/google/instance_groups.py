@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from components import catalogue
 from rehearsal import figures
-from rehearsal.google import quotas
+from rehearsal.google import instances, quotas
 from rehearsal.google.guest import Surroundings
 from rehearsal.google.identity import ACCOUNT
 from rehearsal.google.instances import GROUP, Instance, timestamp
 from rehearsal.google.metadata import INSTANCE
-from rehearsal.google.network import SUBNETWORK, bare, free_address, resolve
+from rehearsal.google.network import SUBNETWORK, bare, resolve
 from rehearsal.store import Body, Change
 from rehearsal.world import World
 
@@ -182,38 +182,22 @@ class InstanceGroups:
     def _new(self, group: str, body: Body, zone: str) -> Body:
         """The row of a VM made from the group's template. LookupError when something is missing."""
         template = self._need(template_of(body), *TEMPLATES)
-        interface: Body = template["networkInterfaces"][0]
-        subnetwork = self._need(interface["subnetwork"], SUBNETWORK)
-        taken = {it["networkIp"] for it in self._store.all(INSTANCE).values()}
+        subnetwork = self._need(template["networkInterfaces"][0]["subnetwork"], SUBNETWORK)
         metadata: dict[str, str] = dict(template.get("metadata") or {})
         if script := template.get("metadataStartupScript"):
             metadata["startup-script"] = script
         suffix = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(4))
-        machine_type: str = template["machineType"].rpartition("/")[2]
-        return {
+        return instances.new(self._store, template, subnetwork) | {
             "name": f"{body['baseInstanceName']}-{suffix}",
             "project": body["project"],
             "zone": zone,
             "group": group,
             "template": template_of(body),
-            "status": "PROVISIONING",
-            "health": "UNKNOWN",
-            "available": False,
-            "instanceId": str(secrets.randbelow(9 * 10**18) + 10**18),
-            "creationTimestamp": timestamp(time.time()),
-            "machineType": machine_type,
-            "gpu": gpu_of(machine_type, template.get("guestAccelerators") or []),
             "image": template["disks"][0].get("sourceImage", ""),
             "bootDiskGb": int(template["disks"][0].get("diskSizeGb") or 10),
             "metadata": metadata,
-            "labels": template.get("labels") or {},
             "tags": template.get("tags") or [],
-            "scheduling": template.get("scheduling") or {},
             "serviceAccount": template.get("serviceAccount"),
-            "network": subnetwork["network"],
-            "subnetwork": interface["subnetwork"],
-            "networkIp": free_address(subnetwork["ipCidrRange"], taken),
-            "externalIp": bool(interface.get("accessConfigs")),
         }
 
     def _need(self, reference: str, *types: str) -> Body:
@@ -303,17 +287,4 @@ def obstacle(world: World, row: Body) -> Obstacle | None:
     if account and account["email"] not in accounts:
         what = f"The resource '{account['email']}' of type 'serviceAccount'"
         return Obstacle("RESOURCE_NOT_FOUND", f"{what} was not found.")
-    return None
-
-
-def gpu_of(machine_type: str, attached: list[Body]) -> Body | None:
-    """The GPUs of a machine type, or those attached to it: type, count, memory of one in GiB."""
-    machines = [machine for gpu in catalogue.gpus() for machine in catalogue.machines(gpu)]
-    for wish in attached:
-        type: str = wish["type"].rpartition("/")[2]
-        memory = next((it.memory_gib for it in machines if it.gpu == type), 0)
-        return {"type": type, "count": int(wish["count"]), "memoryGib": memory}
-    for machine in machines:
-        if machine.machine_type == machine_type and not machine.attached:
-            return {"type": machine.gpu, "count": machine.count, "memoryGib": machine.memory_gib}
     return None

@@ -1,20 +1,22 @@
 """One VM: from PROVISIONING until it is gone, with the guest that really boots inside it."""
 
 import asyncio
+import secrets
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from components import catalogue
 from rehearsal import figures, timeline
 from rehearsal.google import boot_images, dns
 from rehearsal.google.guest import Machine, Server, Surroundings
 from rehearsal.google.health import FLOOR_S, HealthCheck, Verdict
 from rehearsal.google.metadata import INSTANCE, MetadataServer
-from rehearsal.google.network import SUBNETWORK, reaches_internet, resolve
+from rehearsal.google.network import SUBNETWORK, free_address, reaches_internet, resolve
 from rehearsal.machines.machine import MachineSpec
-from rehearsal.store import Body
+from rehearsal.store import Body, Store
 
 GROUP = "gcp:compute/regionInstanceGroupManager:RegionInstanceGroupManager"
 
@@ -31,6 +33,45 @@ to count as available: its own slowness is not compressed."""
 def timestamp(at: float) -> str:
     """Seconds since the epoch as Compute Engine writes them."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def gpu_of(machine_type: str, attached: list[Body]) -> Body | None:
+    """The GPUs of a machine type, or those attached to it: type, count, memory of one in GiB."""
+    machines = [machine for gpu in catalogue.gpus() for machine in catalogue.machines(gpu)]
+    for wish in attached:
+        type: str = wish["type"].rpartition("/")[2]
+        memory = next((it.memory_gib for it in machines if it.gpu == type), 0)
+        return {"type": type, "count": int(wish["count"]), "memoryGib": memory}
+    for machine in machines:
+        if machine.machine_type == machine_type and not machine.attached:
+            return {"type": machine.gpu, "count": machine.count, "memoryGib": machine.memory_gib}
+    return None
+
+
+def new(store: Store, shape: Body, subnetwork: Body) -> Body:
+    """A VM's row in the moment it is asked for, as far as it follows from its shape.
+
+    The shape is an instance template or the request for a single VM. ValueError when the subnet is
+    full.
+    """
+    interface: Body = shape["networkInterfaces"][0]
+    machine_type: str = shape["machineType"].rpartition("/")[2]
+    taken = {it["networkIp"] for it in store.all(INSTANCE).values()}
+    return {
+        "status": "PROVISIONING",
+        "health": "UNKNOWN",
+        "available": False,
+        "instanceId": str(secrets.randbelow(9 * 10**18) + 10**18),
+        "creationTimestamp": timestamp(time.time()),
+        "machineType": machine_type,
+        "gpu": gpu_of(machine_type, shape.get("guestAccelerators") or []),
+        "labels": shape.get("labels") or {},
+        "scheduling": shape.get("scheduling") or {},
+        "network": subnetwork["network"],
+        "subnetwork": interface["subnetwork"],
+        "networkIp": free_address(subnetwork["ipCidrRange"], taken),
+        "externalIp": bool(interface.get("accessConfigs")),
+    }
 
 
 class Instance:

@@ -1,17 +1,15 @@
 """compute.googleapis.com about VMs outside groups, their disks, and what a call has begun."""
 
 import secrets
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from rehearsal.errors import CloudError
-from rehearsal.google import boot_images
+from rehearsal.google import boot_images, instances
 from rehearsal.google.apis.groups import Way
-from rehearsal.google.instance_groups import gpu_of, obstacle
-from rehearsal.google.instances import timestamp
+from rehearsal.google.instance_groups import obstacle
 from rehearsal.google.metadata import INSTANCE
-from rehearsal.google.network import SUBNETWORK, free_address, resolve
+from rehearsal.google.network import SUBNETWORK, resolve
 from rehearsal.google.rest import Call
 from rehearsal.google.single_instances import DISK, LINK
 from rehearsal.store import Body
@@ -67,38 +65,23 @@ class Instances:
         subnetwork = resolve(self._store, interface["subnetwork"], SUBNETWORK)
         if subnetwork is None:
             raise _missing(interface["subnetwork"])
-        machine_type: str = body["machineType"].rpartition("/")[2]
         scheduling: Body = body.get("scheduling") or {}
         if scheduling.get("maxRunDuration") and not scheduling.get("instanceTerminationAction"):
             message = "Invalid value for field 'resource.scheduling.instanceTerminationAction': ''."
             raise CloudError(400, message, "invalid")
         (account,) = body["serviceAccounts"]
         items: list[Mapping[str, str]] = body["metadata"]["items"]
-        taken = {it["networkIp"] for it in self._store.all(INSTANCE).values()}
-        return {
+        return instances.new(self._store, body, subnetwork) | {
             "name": body["name"],
             "project": parts["project"],
             "zone": parts["zone"],
             "group": "",
             "template": "",
-            "status": "PROVISIONING",
-            "health": "UNKNOWN",
-            "available": False,
-            "instanceId": str(secrets.randbelow(9 * 10**18) + 10**18),
-            "creationTimestamp": timestamp(time.time()),
-            "machineType": machine_type,
-            "gpu": gpu_of(machine_type, body.get("guestAccelerators") or []),
             "image": made_of["sourceImage"],
             "bootDiskGb": int(made_of.get("diskSizeGb") or 10),
             "metadata": {it["key"]: it["value"] for it in items},
-            "labels": body.get("labels") or {},
             "tags": [],
-            "scheduling": scheduling,
             "serviceAccount": account,
-            "network": subnetwork["network"],
-            "subnetwork": interface["subnetwork"],
-            "networkIp": free_address(subnetwork["ipCidrRange"], taken),
-            "externalIp": bool(interface.get("accessConfigs")),
             "keepsDisk": not disk.get("autoDelete"),
             "diskLabels": made_of.get("labels") or {},
         }
