@@ -10,6 +10,8 @@ from pathlib import Path
 from rehearsal import engine_run
 
 POLL_S = 0.05
+YIELDING = ("nice", "-n", "5")
+"""The clouds, and who tries their doors, do not wait for a CLI that starts."""
 TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -33,7 +35,7 @@ class Attempt:
             command += ["--color", "never"]
         with log.open("w") as output:
             self._process = subprocess.Popen(
-                [*engine_run.dying_with_us(signal.SIGINT), *command],
+                [*engine_run.dying_with_us(signal.SIGINT), *YIELDING, *command],
                 cwd=cwd,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,

@@ -63,7 +63,9 @@ class FaultRun:
     """Plays faults of one stack in one world, which is there from the first to the last."""
 
     def __init__(self, home: Path, stack: str) -> None:
-        self._scene = Scene(home, stack)
+        self._scene = scene = Scene(home, stack)
+        hostname = scene.config["llm-endpoint:hostname"]
+        self._watcher = Watcher(hostname, scene.session.environment(stack))
         self._standing = False
         self._all_there = False
         self.lost = False
@@ -71,6 +73,7 @@ class FaultRun:
 
     def close(self) -> None:
         """End the world; its logs outlive it."""
+        self._watcher.close()
         homes.keep_logs(self._scene.session)
         self._scene.close()
 
@@ -79,16 +82,14 @@ class FaultRun:
         scene, finding = self._scene, Finding(fault.name)
         self._leaves = fault.leaves or NOTHING
         before = scene.session.stack_file_text(scene.stack)
-        hostname = scene.config["llm-endpoint:hostname"]
-        with Watcher(hostname, scene.session.environment(scene.stack)) as watcher:
-            try:
-                self._play(fault, finding)
-            except (RehearsalError, OSError) as error:
-                finding.broken.append(f"the fault could not be played: {error}")
-            finally:
-                scene.calm()
-                scene.session.write_stack_file_text(scene.stack, before)
-            finding.watch = watcher.close()
+        try:
+            self._play(fault, finding)
+        except (RehearsalError, OSError) as error:
+            finding.broken.append(f"the fault could not be played: {error}")
+        finally:
+            scene.calm()
+            scene.session.write_stack_file_text(scene.stack, before)
+        finding.watch = self._watcher.seen()
         finding.broken += [f"a stranger got in: {it}" for it in finding.watch.let_in[:3]]
         finding.broken += scene.leaks()
         self.lost = not finding.ok

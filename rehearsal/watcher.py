@@ -1,21 +1,28 @@
 """Somebody without a token who tries every door, all the time, while things go wrong."""
 
 import asyncio
+import itertools
+import json
+import os
 import ssl
-import threading
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any, Self, cast
 
 import aiohttp
 
 from rehearsal import console
 from rehearsal.checks import CHAT
+from rehearsal.errors import RehearsalError
 
-TICK_S = 0.075
+ROOT = Path(__file__).parents[1]
+
+TICK_S = 0.05
 """Every so often a door is tried, the next one each time."""
 TIMEOUT_S = 20.0
 RUN_APP = "gcp:cloudrunv2/service:Service"
@@ -42,6 +49,16 @@ class Watch:
     longest_gap_s: float = 0.0
     """Between two tries, at whatever doors."""
 
+    def written(self) -> str:
+        """As a line of JSON."""
+        return json.dumps(asdict(self) | {"tried": self.tried, "seen": self.seen})
+
+    @classmethod
+    def read(cls, line: str) -> Self:
+        """What was `written`. ValueError for anything else."""
+        found = json.loads(line)
+        return cls(**found | {"tried": Counter(found["tried"]), "seen": Counter(found["seen"])})
+
     def __add__(self, other: "Watch") -> "Watch":
         return Watch(
             self.tried + other.tried,
@@ -53,36 +70,59 @@ class Watch:
 
 
 class Watcher:
-    """Tries the public name, every machine's ports and every Cloud Run address until closed."""
+    """Tries the public name, every machine's ports and every Cloud Run address until closed.
+
+    It does so in a process of its own, so that whatever else is done here does not hold it up.
+    """
 
     def __init__(self, hostname: str, environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "rehearsal.watcher", hostname],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def seen(self) -> Watch:
+        """What was tried and seen since this was asked last. RehearsalError when it has died."""
+        question = cast("IO[str]", self._process.stdin)
+        answer = cast("IO[str]", self._process.stdout)
+        try:
+            question.write("\n")
+            question.flush()
+            return Watch.read(answer.readline())
+        except (OSError, ValueError) as error:
+            raise RehearsalError(f"nobody tries the doors any more: {error}") from error
+
+    def close(self) -> None:
+        """Stop."""
+        self._process.communicate()
+
+
+class Stranger:
+    """The one who tries."""
+
+    def __init__(self, hostname: str) -> None:
         self._hostname = hostname
-        self._proxy = environment["HTTPS_PROXY"]
-        self._trust = ssl.create_default_context(cafile=environment["SSL_CERT_FILE"])
-        self._stop = threading.Event()
+        self._proxy = os.environ["HTTPS_PROXY"]
+        self._trust = ssl.create_default_context(cafile=os.environ["SSL_CERT_FILE"])
+        self._turn = itertools.count()
         self._watch = Watch()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+    async def run(self) -> None:
+        """Try until the end of the input; a line of it asks for what was seen since the last."""
+        trying = asyncio.create_task(self._try_all())
+        while await asyncio.to_thread(sys.stdin.readline):
+            seen, self._watch = self._watch, Watch()
+            print(seen.written(), flush=True)
+            if trying.done():
+                trying.result()
+        trying.cancel()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> Watch:
-        """Stop, and say what was seen."""
-        self._stop.set()
-        if self._thread.ident:
-            self._thread.join()
-        return self._watch
-
-    async def _run(self) -> None:
+    async def _try_all(self) -> None:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         connector = aiohttp.TCPConnector(limit=0, ssl=self._trust)
         tasks: set[asyncio.Task[None]] = set()
@@ -90,7 +130,7 @@ class Watcher:
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
             services: list[str] = []
             looked = 0.0
-            while not self._stop.is_set():
+            for turn in self._turn:
                 now = time.monotonic()
                 self._watch.longest_gap_s = max(self._watch.longest_gap_s, now - last)
                 self._watch.seconds += now - last
@@ -99,21 +139,17 @@ class Watcher:
                     looked = now
                     tasks.add(asyncio.create_task(self._look(client, services)))
                 doors = self._doors(client, services)
-                door, ask = doors[self._watch.tried.total() % len(doors)]
+                door, ask = doors[turn % len(doors)]
                 self._watch.tried[door] += 1
                 tasks.add(asyncio.create_task(ask()))
                 tasks = {task for task in tasks if not task.done()}
                 await asyncio.sleep(max(0.0, TICK_S - (time.monotonic() - now)))
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _doors(
         self, client: aiohttp.ClientSession, services: list[str]
     ) -> list[tuple[str, Callable[[], Any]]]:
         """One try at each, in turn at what an engine would answer and what costs it most."""
-        turn = self._watch.tried["public name"] % 2
-        method, path = (("GET", "/v1/models"), ("POST", CHAT))[turn]
+        method, path = (("GET", "/v1/models"), ("POST", CHAT))[self._watch.tried["public name"] % 2]
         public = f"https://{self._hostname}{path}"
         doors: list[tuple[str, Callable[[], Any]]] = [
             ("public name", lambda: self._try(client, "public name", method, public)),
@@ -155,3 +191,7 @@ class Watcher:
                 return await answer.json()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             return []
+
+
+if __name__ == "__main__":
+    asyncio.run(Stranger(sys.argv[1]).run())
